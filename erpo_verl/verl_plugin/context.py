@@ -1,0 +1,59 @@
+"""What the estimator needs and verl does not hand to it: a batch's entropies, the step, where metrics go.
+
+verl 0.9.1 calls a registered estimator with ``token_level_rewards``, ``response_mask``, ``index`` and ``config`` alone. The trainers
+have the rest at hand (entropies come with the old log-probs at no extra forward pass), so ``hooks`` puts it here, around the
+trainer's own call. Held in a ``ContextVar``: two trainers in one process do not see each other's batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class BatchContext:
+    """One batch on its way to the estimator. B rows, T response positions (right-padded)."""
+
+    entropy: Callable[[], torch.Tensor]
+    """Gives the per-token entropy of pi_old in nats, [B, T] float; called once."""
+    step: int
+    """verl's ``global_steps``: 1 for the first update."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """ERPO's metrics are added here; the trainer (or a hook) logs them."""
+    keys: list[str] | None = None
+    """Keys ``{uid}_{session}_{output}`` of the rows, where the trainer has them (v1)."""
+    is_padding: list[bool] | None = None
+    """True for rows that verl made up to fill a batch (v1)."""
+    old_log_probs: torch.Tensor | None = None
+    """log pi_old of the sampled tokens, [B, T]."""
+    ref_log_prob: torch.Tensor | None = None
+    """log pi_ref of the sampled tokens, [B, T]; None without a reference policy."""
+
+
+_current: ContextVar[BatchContext | None] = ContextVar("erpo_batch", default=None)
+
+
+def current() -> BatchContext | None:
+    """The batch that the trainer is working on, if a hook has announced one."""
+    return _current.get()
+
+
+def announce(batch: BatchContext) -> None:
+    """Make ``batch`` the current one until the next is announced (legacy trainer, whose steps have no common caller)."""
+    _current.set(batch)
+
+
+@contextlib.contextmanager
+def working_on(batch: BatchContext) -> Iterator[BatchContext]:
+    """Make ``batch`` the current one inside a ``with`` block."""
+    token = _current.set(batch)
+    try:
+        yield batch
+    finally:
+        _current.reset(token)

@@ -1,0 +1,77 @@
+"""verl's advantage estimator ``erpo`` (``algorithm.adv_estimator=erpo``): a thin road from verl's batch to the core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from erpo_verl.advantage import erpo_advantages
+from erpo_verl.config import ErpoConfig
+from erpo_verl.verl_plugin import context
+
+
+def compute_erpo_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: Sequence[Any] | None = None,
+    config: Any = None,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ERPO's token advantages for one batch of verl's.
+
+    Args:
+        token_level_rewards: [B, T] float.
+        response_mask: [B, T]; non-zero where a token counts.
+        index: B group ids (verl's ``uid``).
+        config: verl's ``algorithm`` settings; ERPO's stand under ``erpo``.
+
+    Returns:
+        advantages and returns, the same tensor [B, T] (as verl's GRPO does).
+
+    Raises:
+        RuntimeError: called by a trainer that does not announce its batch, so that entropies are missing.
+        ValueError: a tensor holds a number that is not finite, or shapes differ (from the core).
+    """
+    batch = context.current()
+    if batch is None or batch.old_log_probs is None:
+        raise RuntimeError(
+            "the advantage estimator 'erpo' needs token entropies and old log-probs, which verl's PPOTrainer (v1) and"
+            " RayPPOTrainer provide. This trainer did not announce its batch: it is not supported. `erpo doctor` shows"
+            " whether the plug-in fits the installed verl."
+        )
+    _refuse_several_outputs(batch.keys)
+    # Rows that verl made up to fill the batch have no token and a group of their own; they must not enter the diagnostics.
+    rows = torch.tensor([not padding for padding in batch.is_padding or [False] * len(response_mask)])
+    device = token_level_rewards.device
+
+    def real(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(device)[rows]
+
+    result = erpo_advantages(
+        token_level_rewards=real(token_level_rewards),
+        response_mask=real(response_mask),
+        index=np.asarray(index, dtype=object)[rows.numpy()],
+        entropy=real(batch.entropy()),
+        old_log_probs=real(batch.old_log_probs),
+        ref_log_prob=real(batch.ref_log_prob),
+        config=ErpoConfig.from_mapping(config.get("erpo", None)),
+        step=batch.step,
+        norm_adv_by_std_in_grpo=config.get("norm_adv_by_std_in_grpo", True),
+    )
+    batch.metrics.update(result.metrics)
+    advantages = torch.zeros_like(token_level_rewards)
+    advantages[rows.to(device)] = result.advantages
+    return advantages, advantages
+
+
+def _refuse_several_outputs(keys: list[str] | None) -> None:
+    """An agent loop may return several outputs a session; verl then computes GRPO on the last and shares the result."""
+    for key in keys or ():
+        if key.rsplit("_", 1)[-1] != "0":
+            raise RuntimeError(
+                f"row {key!r} is a further output of one agent-loop session: ERPO does not support agent loops that return"
+                " several outputs a session. Use an agent loop with one output, or algorithm.adv_estimator=grpo."
+            )

@@ -1,0 +1,1 @@
+"""What came out of runs: figures and tables from their ``metrics.jsonl``."""

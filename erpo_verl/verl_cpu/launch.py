@@ -1,0 +1,233 @@
+"""Run ``verl.trainer.main_ppo`` on the CPU as a child process: progress on the terminal, the long log in a file.
+
+    launch(["data.train_files=...", ...], out=Path("outputs/erpo"), label="erpo")
+
+The folder ``out`` appears when the run is complete, with ``metrics.jsonl`` (verl's file logger) and ``verl.log``; until then
+everything is in ``out.partial``. However the run ends, nothing of it stays behind: Ray's processes carry a mark in their
+environment and are found by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from erpo_verl.verl_cpu import SWITCH
+from erpo_verl.verl_cpu.overrides import as_arguments
+
+MARK = "ERPO_VERL_RUN"
+"""Environment variable that marks the processes of one run."""
+
+
+class RunFailed(RuntimeError):
+    """``main_ppo`` ended with an error; the message names the log and shows its last lines that matter."""
+
+
+def launch(
+    arguments: Sequence[str],
+    out: Path,
+    label: str,
+    *,
+    environment: dict[str, str] | None = None,
+    module: str = "verl.trainer.main_ppo",
+    quiet: bool = False,
+) -> Path:
+    """Train with verl on the CPU until the end; returns ``out``.
+
+    Args:
+        arguments: overrides for ``main_ppo``; they come after those that the CPU needs, so they win.
+        out: folder of the run. If it is there the run is complete and nothing is started.
+        label: what to call the run on the terminal.
+        environment: further variables for the run.
+        module: what to run in the place of ``verl.trainer.main_ppo``.
+        quiet: print no progress.
+
+    Raises:
+        RunFailed: the run ended with an error, or wrote no metrics. ``out.partial`` is kept for a look.
+        KeyboardInterrupt: Ctrl-C; the run's processes are gone and ``out.partial`` is removed.
+    """
+    out = Path(out).resolve()
+    if out.is_dir():
+        if not quiet:
+            print(f"{label}: {out} is there, reusing it (remove the folder to train again)")
+        return out
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", module, *as_arguments(), *arguments]
+    variables = {
+        **os.environ,
+        SWITCH: "1",
+        MARK: mark,
+        "VERL_FILE_LOGGER_PATH": str(partial / "metrics.jsonl"),
+        "HYDRA_FULL_ERROR": "1",
+        # A clean log, and no look outside.
+        "PYTHONUNBUFFERED": "1",
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+        **(environment or {}),
+    }
+    (partial / "command.json").write_text(json.dumps(command, indent=1) + "\n")
+    progress = None if quiet else Progress(partial / "metrics.jsonl", label, _total_steps(arguments))
+    started = time.monotonic()
+    with open(partial / "verl.log", "wb") as log:
+        # A session of its own: Ctrl-C in the terminal reaches us alone, and we end the run in order.
+        child = subprocess.Popen(
+            command, cwd=partial, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            while child.poll() is None:
+                time.sleep(0.5)
+                if progress is not None:
+                    progress.show()
+        except BaseException:
+            _end(child, mark)
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    _end(child, mark)
+    if progress is not None:
+        progress.show(last=True)
+    if child.returncode != 0 or not _has_metrics(partial / "metrics.jsonl"):
+        raise RunFailed(
+            f"{label}: {module} ended with exit code {child.returncode}; see {partial / 'verl.log'}\n"
+            + _telling_lines(partial / "verl.log")
+        )
+    (partial / "seconds.txt").write_text(f"{time.monotonic() - started:.1f}\n")
+    partial.rename(out)
+    return out
+
+
+def _total_steps(arguments: Sequence[str]) -> int | None:
+    for argument in reversed(arguments):
+        if argument.startswith("trainer.total_training_steps="):
+            return int(argument.split("=", 1)[1])
+    return None
+
+
+def _has_metrics(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _telling_lines(log: Path, count: int = 12) -> str:
+    """The last lines of a log that say what went wrong, without Ray's and Hydra's stack frames."""
+    lines = log.read_text(errors="replace").splitlines()
+    telling = [i for i, line in enumerate(lines) if "Error" in line and "UserWarning" not in line]
+    # The message of an error may go on for some lines after its name (ERPO's own lists every problem).
+    start = telling[-1] if telling else max(0, len(lines) - count)
+    return "\n".join("  " + line[:500] for line in lines[start : start + count])
+
+
+# --- Ending a run -----------------------------------------------------------------------------------------------------
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Process ids whose environment carries the mark: the driver, Ray's daemons and workers, vLLM's engines."""
+    found, wanted = [], f"{MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:  # ended meanwhile, or another user's
+                continue
+    return found
+
+
+def _end(child: subprocess.Popen, mark: str, patience: float = 10.0) -> None:
+    """Ask the driver to end (it then shuts Ray down), and kill whatever of the run is left after ``patience`` seconds."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if _in_main_thread() else None
+    try:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(patience)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        child.wait()
+        for sign, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
+            deadline = time.monotonic() + seconds
+            left = marked_processes(mark)
+            for pid in left:
+                try:
+                    os.kill(pid, sign)
+                except ProcessLookupError:
+                    continue
+            while left and time.monotonic() < deadline:
+                time.sleep(0.1)
+                left = marked_processes(mark)
+            if not left:
+                return
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+# --- Progress ---------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """One line on the terminal (a line every ten steps where there is no terminal) from a growing ``metrics.jsonl``."""
+
+    def __init__(self, metrics: Path, label: str, total: int | None):
+        self.metrics, self.label, self.total = metrics, label, total
+        self.read, self.started, self.first = 0, time.monotonic(), None
+        self.live = sys.stdout.isatty()
+        print(f"{label}: starting Ray, FSDP and vLLM (about a minute)", flush=True)
+
+    def show(self, last: bool = False) -> None:
+        """Print what is new."""
+        for step, data in self._new_lines():
+            accuracy = next((v for k, v in data.items() if k.startswith("val-") and "/acc/mean@" in k), None)
+            if accuracy is not None:
+                self._print(f"{self.label}: step {step}: held-out accuracy {accuracy:.3f}", keep=True)
+            if "critic/score/mean" in data:
+                self._step(step, data)
+        if last and self.live:
+            print(flush=True)
+
+    def _new_lines(self):
+        if not self.metrics.is_file():
+            return
+        with open(self.metrics, "rb") as file:
+            file.seek(self.read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # still being written
+                self.read += len(line)
+                entry = json.loads(line)
+                yield entry["step"], entry["data"]
+
+    def _step(self, step: int, data: dict) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (step, now)
+        pace = (now - self.first[1]) / max(1, step - self.first[0])
+        rest = "" if self.total is None or step == self.first[0] else f"  {pace * (self.total - step):4.0f} s left"
+        self._print(
+            f"{self.label}: {step:>4}/{self.total or '?'}  reward {data['critic/score/mean']:.3f}"
+            f"  length {data.get('response_length/mean', float('nan')):5.1f}"
+            f"  entropy {data.get('actor/entropy', float('nan')):.3f}{rest}",
+            keep=not self.live and step % 10 == 0,
+        )
+
+    def _print(self, text: str, keep: bool) -> None:
+        if self.live:
+            print(f"\r\033[K{text}", end="\n" if keep else "", flush=True)
+        elif keep:
+            print(text, flush=True)

@@ -51,7 +51,7 @@ def arguments(
         "actor_rollout_ref.rollout.n=8",
         f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={prompts * 8}",
         "actor_rollout_ref.rollout.max_model_len=128",
-        f"+actor_rollout_ref.rollout.seed={seed}",
+        f"actor_rollout_ref.rollout.seed={seed}",
         # Held-out accuracy is of samples, as training sees the policy: 2 of each problem at temperature 1.
         "actor_rollout_ref.rollout.val_kwargs.n=2",
         "actor_rollout_ref.rollout.val_kwargs.do_sample=true",
@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=Path("outputs/arithmetic/start"))
     parser.add_argument("--data", type=Path, default=Path("outputs/arithmetic/data"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("overrides", nargs="*", help="further overrides of verl, key=value")
     args = parser.parse_args()

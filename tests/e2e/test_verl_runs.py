@@ -1,0 +1,132 @@
+"""`main_ppo` with ERPO, for real: Ray, FSDP2 and vLLM on the CPU, in each of verl's modes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_erpo_metrics, read
+
+from erpo_verl.verl_cpu.launch import RunFailed, launch
+
+HERE = Path(__file__).parent
+# verl's own sampler: the quickly polling one is for the synchronous trainer.
+OWN_SAMPLER = ["trainer.v1.sampler.custom_sampler.path=null", "trainer.v1.sampler.custom_sampler.name=null"]
+
+
+def test_neutral_settings_are_grpo_on_the_tensors_of_a_live_run(overrides, tmp_path):
+    capture = tmp_path / "capture.jsonl"
+    neutral = ["+algorithm.erpo.gate.enable=false", "+algorithm.erpo.progress.eta=0"]
+    launch(
+        [*overrides("erpo", steps=3), *neutral],
+        tmp_path / "neutral",
+        "neutral",
+        environment={
+            "VERL_USE_EXTERNAL_MODULES": "capture",
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "ERPO_CAPTURE": str(capture),
+        },
+    )
+    batches = [json.loads(line) for line in capture.read_text().splitlines()]
+    assert len(batches) == 3 and all(b["estimator"] == "erpo" and b["equal"] for b in batches)
+    assert sum(b["non_zero"] for b in batches) > 100
+
+
+def test_two_ranks_and_every_logger(overrides, tmp_path):
+    """Two FSDP ranks with two rollout servers; console, file, W&B (offline) and TensorBoard get ERPO's metrics."""
+    run = launch(
+        [
+            *overrides("erpo", steps=3),
+            "trainer.n_gpus_per_node=2",
+            "ray_kwargs.ray_init.num_gpus=2",
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+            'trainer.logger=["console","file","wandb","tensorboard"]',
+        ],
+        tmp_path / "ranks",
+        "two ranks",
+        environment={"WANDB_MODE": "offline", "TENSORBOARD_DIR": str(tmp_path / "tensorboard")},
+    )
+    steps = read(run)
+    assert len(steps) == 3
+    assert_erpo_metrics(steps)
+    assert "erpo/gate/mean:" in (run / "verl.log").read_text()
+    gate = [data["erpo/gate/mean"] for data in steps]
+    assert wandb_history(run, "erpo/gate/mean") == pytest.approx(gate)
+    assert tensorboard_history(tmp_path / "tensorboard", "erpo/gate/mean") == pytest.approx(gate, rel=1e-6)
+
+
+def wandb_history(run: Path, name: str) -> list[float]:
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (path,) = run.glob("wandb/offline-run-*/*.wandb")
+    store, values = DataStore(), []
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for item in record.history.item:
+            if name in (item.key, "/".join(item.nested_key), ".".join(item.nested_key)):
+                values.append(float(json.loads(item.value_json)))
+    return values
+
+
+def tensorboard_history(folder: Path, name: str) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+def test_legacy_trainer(overrides, tmp_path):
+    run = launch([*overrides("erpo", steps=3), "trainer.use_v1=false"], tmp_path / "legacy", "legacy trainer")
+    steps = read(run)
+    assert len(steps) == 3
+    assert_erpo_metrics(steps)
+
+
+def test_colocate_async(overrides, tmp_path):
+    run = launch(
+        [*overrides("ep_grpo", steps=3), "trainer.v1.trainer_mode=colocate_async", *OWN_SAMPLER],
+        tmp_path / "colocate",
+        "colocate_async",
+    )
+    steps = read(run)
+    assert len(steps) == 3
+    assert_erpo_metrics(steps)
+
+
+def test_separate_async(overrides, tmp_path):
+    """Trainer and rollout server apart, two updates between two weight transfers: metrics of both are aggregated."""
+    run = launch(
+        [
+            *overrides("erpo", steps=3),
+            *OWN_SAMPLER,
+            "trainer.v1.trainer_mode=separate_async",
+            "trainer.v1.separate_async.parameter_sync_step=2",
+            "ray_kwargs.ray_init.num_gpus=2",
+            "actor_rollout_ref.rollout.nnodes=1",
+            "actor_rollout_ref.rollout.n_gpus_per_node=1",
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=store",
+            "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=erpo_verl.verl_cpu.checkpoint_engine",
+        ],
+        tmp_path / "separate",
+        "separate_async",
+    )
+    steps = read(run)
+    assert len(steps) == 3
+    assert all(np.isfinite(list(v for k, v in data.items() if k.startswith("erpo/"))).all() for data in steps)
+    assert all(0 <= data["erpo/gate/min"] <= data["erpo/gate/mean"] <= data["erpo/gate/max"] <= 1 for data in steps)
+
+
+def test_wrong_setting_ends_in_seconds_and_keeps_the_log(overrides, tmp_path):
+    with pytest.raises(RunFailed, match=r"algorithm\.erpo\.gate\.gama") as error:
+        launch([*overrides("erpo", steps=3), "+algorithm.erpo.gate.gama=3"], tmp_path / "wrong", "wrong", quiet=True)
+    assert "algorithm.erpo.gate.gamma" in str(error.value)
+    assert not (tmp_path / "wrong").exists() and (tmp_path / "wrong.partial" / "verl.log").is_file()

@@ -63,7 +63,9 @@ def launch(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", module, *as_arguments(), *arguments]
+    # Hydra would put a dated folder of its own into the run's.
+    hydra = ["hydra.run.dir=.", "hydra.output_subdir=null"]
+    command = [sys.executable, "-m", module, *as_arguments(), *arguments, *hydra]
     variables = {
         **os.environ,
         SWITCH: "1",

@@ -72,8 +72,11 @@ RANGES = {
 }
 
 
-def assert_erpo_metrics(steps: list[dict]) -> None:
-    """ERPO's metrics are there at every step, finite and in range, and agree with verl's own where both know."""
+def assert_erpo_metrics(steps: list[dict], moved: bool = True) -> None:
+    """ERPO's metrics are there at every step, finite and in range, and agree with verl's own where both know.
+
+    ``moved``: the policy has learned something by the last step, so that it differs from the reference.
+    """
     for data in steps:
         ours = {k: v for k, v in data.items() if k.startswith("erpo/")}
         assert len(ours) >= 20
@@ -89,4 +92,5 @@ def assert_erpo_metrics(steps: list[dict]) -> None:
     # Before the first update the policy is the reference: no progress, and every bucket under the floor.
     assert steps[0]["erpo/bucket_floor_share/mean"] == 1
     assert steps[0]["erpo/progress_std/mean"] < 1e-6
-    assert steps[-1]["erpo/progress_std/mean"] > 1e-4
+    if moved:
+        assert steps[-1]["erpo/progress_std/mean"] > 1e-4

@@ -6,6 +6,7 @@ ERPO_TEST_DATA names a folder with gsm8k_train.parquet (default: `shared/data` b
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -69,8 +70,7 @@ def test_gsm8k(overrides, tmp_path):
             "data.filter_overlong_prompts=true",
             f"actor_rollout_ref.model.path={model}",
             "actor_rollout_ref.rollout.max_model_len=800",
-            "actor_rollout_ref.rollout.n=4",
-            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+            f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
             # Nothing is right and no group has a signal: what is left alive is the progress term's threshold rule.
             "+algorithm.erpo.zero_variance.rule=threshold",
         ],
@@ -79,6 +79,8 @@ def test_gsm8k(overrides, tmp_path):
     )
     steps = read(run)
     assert len(steps) == 2
-    assert_erpo_metrics(steps)
+    assert_erpo_metrics(steps, moved=False)
     assert all(data["critic/score/mean"] == 0 and data["erpo/groups_wrong/mean"] == 1 for data in steps)
-    assert "step by step" in (run / "verl.log").read_text()
+    assert all(data["erpo/zero_variance_alive/mean"] == 1 for data in steps)
+    rollouts = [json.loads(line) for line in (tmp_path / "rollouts" / "1.jsonl").read_text().splitlines()]
+    assert len(rollouts) == 64 and all("step by step" in row["input"] for row in rollouts)

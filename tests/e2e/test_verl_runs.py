@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -60,19 +61,30 @@ def test_two_ranks_and_every_logger(overrides, tmp_path):
     assert tensorboard_history(tmp_path / "tensorboard", "erpo/gate/mean") == pytest.approx(gate, rel=1e-6)
 
 
+def wandb_records(path: Path):
+    """Payloads of an offline W&B file: LevelDB's log format after a header of 7 bytes, in blocks of 32 KiB."""
+    data, position, pending = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        if (room := 32768 - position % 32768) < 7:
+            position += room
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        pending += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield pending
+            pending = b""
+
+
 def wandb_history(run: Path, name: str) -> list[float]:
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = run.glob("wandb/offline-run-*/*.wandb")
-    store, values = DataStore(), []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        for item in record.history.item:
-            if name in (item.key, "/".join(item.nested_key), ".".join(item.nested_key)):
-                values.append(float(json.loads(item.value_json)))
+    values = []
+    for payload in wandb_records(path):
+        for item in Record.FromString(payload).history.item:
+            if name in (item.key, ".".join(item.nested_key)):
+                values.append(float(item.value_json))
     return values
 
 

@@ -1,0 +1,72 @@
+"""Write the task's train, validation and test problems as parquet files in verl's schema.
+
+    python -m examples.arithmetic.prepare --out outputs/arithmetic/data
+
+The same seed gives the same files. A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from examples.arithmetic.task import LEVELS, Problem, problems
+from examples.arithmetic.tokenizer import chat
+
+DATA_SOURCE = "arithmetic"
+SIZES = {"train": 4096, "validation": 256, "test": 512}
+
+
+def row(problem: Problem, split: str, index: int) -> dict:
+    """One row in verl's schema. `level` is the number of operands; the answer is a digit, as text."""
+    return {
+        "data_source": DATA_SOURCE,
+        "prompt": chat(problem.text),
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": str(problem.answer)},
+        "extra_info": {
+            "index": index,
+            "id": f"{DATA_SOURCE}/{split}/{index}",
+            "split": split,
+            "level": problem.level,
+            "problem": problem.text,
+        },
+    }
+
+
+def write(out: Path, sizes: dict[str, int], levels: Sequence[int] = LEVELS, seed: int = 0) -> dict[str, Path]:
+    """Write one parquet file a split; returns the path of each."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for split, size in sizes.items():
+        rows = [row(problem, split, i) for i, problem in enumerate(problems(split, size, levels, seed))]
+        paths[split] = out / f"{split}.parquet"
+        partial = out / f".{split}.parquet.{os.getpid()}"
+        try:
+            pq.write_table(pa.Table.from_pylist(rows), partial)
+            os.replace(partial, paths[split])
+        finally:
+            partial.unlink(missing_ok=True)
+    return paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/arithmetic/data"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS), help="numbers of operands")
+    for split, size in SIZES.items():
+        parser.add_argument(f"--{split}", type=int, default=size, help=f"number of {split} problems ({size})")
+    args = parser.parse_args()
+    paths = write(args.out, {split: getattr(args, split) for split in SIZES}, args.levels, args.seed)
+    for split, path in paths.items():
+        print(f"{split:<11}{getattr(args, split):>6} problems  {path}")
+
+
+if __name__ == "__main__":
+    main()

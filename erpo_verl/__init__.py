@@ -29,7 +29,17 @@ _HOME = {
     "erpo_policy_loss": "policy_loss",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "ErpoAdvantages",
+    "ErpoConfig",
+    "ErpoConfigError",
+    "ErpoTokens",
+    "PolicyLoss",
+    "__version__",
+    "aggregate_loss",
+    "erpo_advantages",
+    "erpo_policy_loss",
+]
 
 
 def __getattr__(name: str):

@@ -1,0 +1,130 @@
+"""Every setting of the maths reward: its default, its unit, its check.
+
+The dataclass is flat and holds scalars only, so that the same names serve as verl overrides
+(``reward.custom_reward_function.reward_kwargs.<name>=...``), as keyword arguments of `score`, and as flags of
+``erpo score``. docs/reward.md explains every policy case by case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class RewardConfigError(ValueError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+def _choice(default: str, *others: str, help: str) -> Any:
+    return field(default=default, metadata={"choices": (default, *others), "help": help})
+
+
+def _number(default: float, low: float, high: float, help: str) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "help": help})
+
+
+def _flag(default: bool, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Settings of the judge. Defaults are the documented policy; every field is checked at construction.
+
+    Raises:
+        RewardConfigError: a value has the wrong type or lies out of its range.
+    """
+
+    # -- which part of the response is the answer
+    several_boxes: str = _choice(
+        "auto", "last", "same", "join", help="auto: the last; boxes side by side are a list where the gold is one"
+    )
+    no_box: str = _choice("zero", "marker", help="'marker' also reads the text after the last '####' or 'answer is'")
+    unclosed_think: str = _choice("zero", "ignore", help="a <think> that is never closed: score 0, or read on")
+    require_think: bool = _flag(False, "a response without </think> scores 0 (the template opened <think>)")
+
+    # -- how strictly an answer is compared
+    prose: str = _choice("refuse", "pass", help="words around an answer: refuse them, or hand them to math-verify")
+    chains: str = _choice("all_sides", "refuse", help="'a = b = c': right only if every value is right, or never")
+    units: str = _choice("optional", "required", "ignore", help="a unit that the gold has and the answer lacks")
+    percent: str = _choice("lenient", "strict", help="lenient: 50%, 50 and 0.5 all meet a gold of 50%")
+    bases: str = _choice("lenient", "strict", help="lenient: a base may be left out; different bases never match")
+    lists: str = _choice("unordered", "ordered", help="whether the order of a bare list such as 1, 2 matters")
+    tuple_brackets: str = _choice("optional", "required", help="whether 1, 2 meets a gold of (1, 2)")
+    relations: str = _choice("as_sets", "same_form", help="as_sets: 1 < x < 2 also meets a gold of (1, 2)")
+    rel_tol: float = _number(1e-6, 0.0, 0.1, "relative tolerance where a decimal is involved; integers are exact")
+
+    # -- what a verdict is worth
+    score_right: float = _number(1.0, -1e6, 1e6, "score of a right answer")
+    score_wrong: float = _number(0.0, -1e6, 1e6, "score of any other answer")
+    format_bonus: float = _number(0.0, -1e6, 1e6, "added where the response is well formed (closed think, closed box)")
+    overlong_limit: int = _number(0, 0, 10**9, "longest response without penalty is limit - buffer; 0 turns it off")
+    overlong_buffer: int = _number(0, 0, 10**9, "length over which the penalty grows from 0 to overlong_penalty")
+    overlong_penalty: float = _number(1.0, 0.0, 1e6, "what is taken off at overlong_limit and beyond")
+    overlong_unit: str = _choice("chars", "tokens", help="'tokens' reads extra_info['response_length']")
+
+    # -- bounds that are checked before anything is parsed
+    max_scan_chars: int = _number(200_000, 100, 10**8, "only this many last characters are searched for boxes")
+    max_answer_chars: int = _number(1000, 1, 100_000, "longest answer that is looked at, in characters")
+    max_gold_chars: int = _number(4000, 1, 100_000, "longest reference answer, in characters")
+    max_nesting: int = _number(20, 1, 200, "deepest nesting of brackets and braces in an answer")
+    max_digits: int = _number(200, 1, 4000, "longest run of digits in an answer that is computed with")
+    max_exponent: int = _number(10_000, 1, 10**9, "largest number right after ^ or before ! that is computed with")
+
+    # -- the worker processes
+    workers: int = _number(2, 1, 256, "worker processes of this process; as many more help out behind slow answers")
+    time_limit_s: float = _number(3.0, 0.05, 600.0, "seconds one answer may take in a worker, from its dispatch on")
+    overload_factor: float = _number(
+        4.0, 1.0, 100.0, "on a machine so busy that a worker gets no processor: longest wait, in time limits"
+    )
+    memory_limit_mb: int = _number(1024, 256, 1 << 20, "address space of one worker in MiB")
+    recycle_after: int = _number(1000, 1, 10**9, "answers after which a worker is replaced by a fresh one")
+    recycle_rss_mb: int = _number(300, 64, 1 << 20, "resident MiB above which a worker is replaced by a fresh one")
+    prestart: bool = _flag(True, "load math-verify with the first response, and not with the first hard answer")
+    start_limit_s: float = _number(120.0, 1.0, 3600.0, "seconds that loading math-verify may take")
+    crash_retries: int = _number(1, 0, 5, "how often an answer is tried again after its worker died (not: timed out)")
+    cache_size: int = _number(16_384, 0, 10**8, "verdicts that are remembered; 0 turns the cache off")
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+        if self.overlong_buffer > self.overlong_limit:
+            raise RewardConfigError("overlong_buffer must not exceed overlong_limit")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> RewardConfig:
+        """The configuration that `settings` describes; an unknown key is an error that names the nearest known one."""
+        known = [item.name for item in dataclasses.fields(cls)]
+        for key in settings:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+                raise RewardConfigError(f"unknown reward setting {key!r}; did you mean {near[0]!r}?")
+        return cls(**dict(settings))
+
+
+def _checked(item: dataclasses.Field, value: Any) -> Any:
+    """`value` as the field's own type, or an error that says what was expected."""
+    kind = type(item.default)
+    meta = item.metadata
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise RewardConfigError(f"{item.name} must be true or false, not {value!r}")
+        return value
+    if kind is str:
+        if value not in meta["choices"]:
+            near = difflib.get_close_matches(str(value), meta["choices"], n=1, cutoff=0.0)
+            raise RewardConfigError(
+                f"{item.name} must be one of {meta['choices']}, not {value!r}; nearest: {near[0]!r}"
+            )
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RewardConfigError(f"{item.name} must be a finite number, not {value!r}")
+    if kind is int and value != int(value):
+        raise RewardConfigError(f"{item.name} must be a whole number, not {value!r}")
+    if not meta["low"] <= value <= meta["high"]:
+        raise RewardConfigError(f"{item.name} must lie in [{meta['low']}, {meta['high']}], not {value!r}")
+    return kind(value)

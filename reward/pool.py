@@ -1,0 +1,372 @@
+"""A pool of worker processes that cannot be hung, starved or left behind.
+
+One background thread owns everything: the nursery (nursery.py, worker.py), the workers' sockets, the queue and the
+clock. Callers, in whatever thread or event loop, hand over a request and get a `concurrent.futures.Future`.
+
+What holds, whatever a worker does:
+    - a request is answered within `time_limit_s` of its dispatch (plus its wait in the queue), because its worker is
+      killed then; a killed, crashed or babbling worker is replaced at once and harms no other request. Only where the
+      machine is so busy that the worker had no processor for that long does it get its time later, up to
+      `overload_factor` limits: an answer is not scored 0 because somebody else computes;
+    - quick requests do not wait for slow ones: beside up to `workers` that are held up, as many others serve on;
+    - every future ends: with an outcome, or with `RewardSetupError` where the workers cannot be started at all;
+    - nothing is left running once this process is gone, be it by `SIGKILL`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import itertools
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from . import handle
+from .handle import Task, Worker
+from .nursery import Nursery, NurseryLost
+from .protocol import ProtocolError, pack
+
+_LOSSES_ALLOWED = 3  # nurseries in a row that were lost before any answer
+_STILLBORN_ALLOWED = 20  # workers in a row that died before they said hello
+_HELLO_LIMIT_S = 30.0
+_OUTCOMES = frozenset({"right", "wrong", "unreadable", "gold_unreadable", "memory", "failed"})
+
+
+class RewardSetupError(RuntimeError):
+    """The workers cannot be started: a fault of the installation or the machine, never of an answer."""
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """The part of `RewardConfig` that decides which pool serves; units as there."""
+
+    workers: int = 2
+    time_limit_s: float = 3.0
+    overload_factor: float = 4.0
+    memory_limit_mb: int = 1024
+    recycle_after: int = 1000
+    recycle_rss_mb: int = 300
+    start_limit_s: float = 120.0
+    crash_retries: int = 1
+
+
+class WorkerPool:
+    """Answers requests of `mathverify.handle` in worker processes. All public methods may be called from any thread."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.settings = settings
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+        self._queue: collections.deque[Task] = collections.deque()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        # owned by the thread
+        self._selector: selectors.BaseSelector | None = None
+        self._nursery: Nursery | None = None
+        self._workers: dict[int, Worker] = {}  # by file descriptor
+        self._tickets = itertools.count()
+        self._losses = 0
+        self._stillborn = 0
+        _POOLS.add(self)
+
+    # ---------------------------------------------------------------- for callers
+
+    @property
+    def closed(self) -> bool:
+        return self._closing
+
+    def start(self) -> None:
+        """Begins to load math-verify in the background, if that has not been begun. Returns at once."""
+        if self._thread is None:
+            with self._lock:
+                self._start_locked()
+
+    def submit(self, request: dict[str, Any]) -> Future:
+        """The future outcome of `request`: a string of `_OUTCOMES`, 'timeout', 'crashed', or a dict for a probe.
+
+        The future cannot be cancelled; it raises `RewardSetupError` where no worker can be started.
+        """
+        future: Future = Future()
+        future.set_running_or_notify_cancel()
+        with self._lock:  # in one step: a thread that is about to end takes what is queued with it
+            self._start_locked()
+            self._queue.append(Task(request, future, self.settings.crash_retries))
+        self._wake()
+        return future
+
+    def close(self, wait_s: float = 5.0) -> None:
+        """Ends all processes of this pool; whatever still waits gets `RewardSetupError`. May be called twice."""
+        with self._lock:
+            self._closing = True
+            thread = self._thread
+        self._wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(wait_s)
+
+    def pids(self) -> list[int]:
+        """Process ids of the nursery and the workers, for tests and diagnosis."""
+        nursery = self._nursery
+        return ([nursery.pid] if nursery else []) + [worker.pid for worker in list(self._workers.values())]
+
+    # ---------------------------------------------------------------- the thread
+
+    def _start_locked(self) -> None:
+        if self._closing:
+            raise RewardSetupError("this pool is closed")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="erpo-reward-pool", daemon=True)
+            self._thread.start()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # a full pipe has woken it already
+            self._wake_write.send(b"x")
+
+    def _run(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        error = RewardSetupError("the reward pool was closed")
+        try:
+            self._start_nursery()
+            while not self._closing:
+                try:
+                    self._step()
+                except NurseryLost as lost:
+                    self._nursery_lost(lost)
+        except RewardSetupError as raised:
+            error = raised
+        except BaseException as raised:
+            error = RewardSetupError(f"the reward pool's own thread failed: {raised!r}")
+            raise
+        finally:
+            with contextlib.suppress(Exception):
+                self._stop_processes(retry_all=True)  # into the queue, whose every task gets the error
+            self._selector.close()
+            with self._lock:
+                left = list(self._queue)
+                self._queue.clear()
+                self._thread = None
+            for task in left:
+                if not task.future.done():
+                    task.future.set_exception(error)
+
+    def _step(self) -> None:
+        """Hands out work, then waits for the next event or deadline and sees to it."""
+        self._fill()
+        deadlines = [worker.deadline for worker in self._workers.values() if worker.waited_for]
+        deadlines += self._nursery.deadlines()
+        if self._queue:
+            deadlines += [
+                worker.since + handle.LONG_S for worker in self._workers.values() if worker.task and not worker.long
+            ]
+        patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        for key, _events in self._selector.select(patience):
+            if key.data == "wake":
+                with contextlib.suppress(BlockingIOError):
+                    while len(self._wake_read.recv(4096)) == 4096:
+                        pass
+            elif key.data == "errors":
+                self._nursery.read_errors()
+            elif key.data == "control":
+                for pid, sock in self._nursery.arrivals():
+                    self._workers[sock.fileno()] = Worker(pid, sock, time.monotonic() + _HELLO_LIMIT_S)
+                    self._selector.register(sock, selectors.EVENT_READ, "worker")
+            elif key.fd in self._workers:
+                self._on_worker(self._workers[key.fd])
+        now = time.monotonic()
+        for worker in list(self._workers.values()):
+            if worker.waited_for and now >= worker.deadline:
+                if worker.task is None:
+                    self._crashed(worker)
+                elif worker.starved(now, self.settings.time_limit_s, self.settings.overload_factor):
+                    self.counts["starved"] += 1
+                else:
+                    self.counts["timeouts"] += 1
+                    self._discard(worker, "timeout")
+        self._nursery.check()
+
+    def _fill(self) -> None:
+        """Hands the queue to idle workers, and asks for as many workers as there is work for."""
+        if not self._nursery.ready:
+            return
+        idle = [worker for worker in self._workers.values() if not worker.waited_for]
+        while self._queue and idle:
+            with self._lock:
+                task = self._queue.popleft()
+            self._dispatch(idle.pop(), task)
+        existing = len(self._workers) + self._nursery.forking
+        coming = self._nursery.forking + sum(not worker.ready for worker in self._workers.values())
+        # One worker is kept at hand from the start on, the others come with the work.
+        wanted = max(len(self._queue) - coming, 1 - existing)
+        held_up = min(self.settings.workers, sum(worker.long for worker in self._workers.values()))
+        room = self.settings.workers + held_up - existing
+        for _ in range(min(wanted, room)):
+            self.counts["forks"] += 1
+            self._nursery.fork()
+        for worker in idle[: max(0, -room)]:
+            self._discard(worker, "crashed")  # came to help out, and is not needed any more
+
+    def _dispatch(self, worker: Worker, task: Task) -> None:
+        worker.task = task
+        worker.ticket = next(self._tickets)
+        worker.since = time.monotonic()
+        worker.deadline = worker.since + self.settings.time_limit_s
+        worker.cpu_s = handle.processor_time(worker.pid)[1]
+        frame = pack({**task.request, "id": worker.ticket})
+        try:
+            complete = worker.sock.send(frame) == len(frame)
+        except OSError:
+            complete = False
+        if not complete:
+            self._crashed(worker)
+
+    def _on_worker(self, worker: Worker) -> None:
+        try:
+            data = worker.sock.recv(65536)
+            messages = worker.reader.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolError):
+            data, messages = b"", []
+        if not data:
+            self._crashed(worker)
+            return
+        for message in messages:
+            if not worker.ready and "hello" in message:
+                worker.ready = True
+                self._stillborn = 0
+                continue
+            outcome = message.get("outcome")
+            expected = worker.task is not None and message.get("id") == worker.ticket
+            if not expected or not (isinstance(outcome, dict) or outcome in _OUTCOMES):
+                self._crashed(worker)
+                return
+            task, worker.task = worker.task, None
+            worker.served += 1
+            self._losses = 0
+            task.future.set_result(outcome)
+            grown = message.get("rss_mb", 0) > self.settings.recycle_rss_mb
+            if outcome == "memory" or grown or worker.served >= self.settings.recycle_after:
+                self.counts["memory" if outcome == "memory" else "recycled"] += 1
+                self._discard(worker, "crashed")
+                return
+
+    def _crashed(self, worker: Worker) -> None:
+        self.counts["crashes"] += 1
+        held_task = worker.task is not None
+        self._discard(worker, "crashed")
+        if held_task:
+            # Whatever killed it may have killed the idle ones too, which are not known to be dead yet: the second try
+            # goes to a worker that is born after the crash.
+            for other in list(self._workers.values()):
+                if not other.waited_for:
+                    self._discard(other, "crashed")
+        if not worker.ready:
+            self._stillborn += 1
+            if self._stillborn >= _STILLBORN_ALLOWED:
+                raise RewardSetupError(
+                    f"the maths reward's workers die as they start (memory_limit_mb={self.settings.memory_limit_mb})"
+                )
+
+    def _discard(self, worker: Worker, outcome: str) -> None:
+        """Kills a worker; its task is tried again after a crash, and gets `outcome` otherwise."""
+        if self._workers.pop(worker.sock.fileno(), None) is None:
+            return
+        self._selector.unregister(worker.sock)
+        # The nursery reaps a worker on request only, so that the pid is still the worker's own.
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(OSError):
+                kill(worker.pid, signal.SIGKILL)
+        worker.sock.close()
+        self._nursery.reap(worker.pid)
+        task, worker.task = worker.task, None
+        if task is None:
+            return
+        if outcome == "crashed" and task.retries > 0:
+            task.retries -= 1
+            self.counts["retries"] += 1
+            with self._lock:
+                self._queue.appendleft(task)
+        else:
+            task.future.set_result(outcome)
+
+    # ---------------------------------------------------------------- the nursery
+
+    def _start_nursery(self) -> None:
+        try:
+            self._nursery = Nursery(self._selector, self.settings.memory_limit_mb, self.settings.start_limit_s)
+        except OSError as error:
+            raise RewardSetupError(f"cannot start the processes of the maths reward: {error}") from error
+
+    def _nursery_lost(self, lost: NurseryLost) -> None:
+        """Starts a new nursery, and gives up after a few that never answered anything."""
+        self._losses += 1
+        self._stop_processes()
+        if lost.hopeless or self._losses >= _LOSSES_ALLOWED:
+            said = self._nursery.errors.decode("utf-8", "replace").strip()[-3000:]
+            raise RewardSetupError(
+                f"the maths reward cannot start its workers: {lost}. "
+                f"They need math-verify: pip install 'erpo-verl[reward]'\n{said}"
+            )
+        self.counts["nursery_restarts"] += 1
+        self._start_nursery()
+
+    def _stop_processes(self, retry_all: bool = False) -> None:
+        for worker in list(self._workers.values()):
+            if worker.task is not None and retry_all:
+                worker.task.retries = 1
+            self._discard(worker, "crashed")
+        if self._nursery is not None:
+            self._nursery.stop()
+
+    def abandon(self) -> None:
+        """In a process forked from this one: drops what belongs to the parent."""
+        self._closing = True
+        if self._nursery is not None:
+            self._nursery.abandon()
+        for worker in self._workers.values():
+            worker.sock.close()
+
+
+_POOLS: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+_SHARED: dict[PoolSettings, WorkerPool] = {}
+_SHARED_LOCK = threading.Lock()
+
+
+def shared_pool(settings: PoolSettings) -> WorkerPool:
+    """This process's pool with these settings; made on first use, closed at interpreter exit."""
+    with _SHARED_LOCK:
+        pool = _SHARED.get(settings)
+        if pool is None or pool.closed:
+            pool = _SHARED[settings] = WorkerPool(settings)
+        return pool
+
+
+def close_all() -> None:
+    """Closes every pool of this process; the next answer that needs one starts a new one. Runs at interpreter exit."""
+    for pool in list(_POOLS):
+        pool.close()
+
+
+def _after_fork_in_child() -> None:
+    global _SHARED_LOCK
+    _SHARED_LOCK = threading.Lock()
+    for pool in list(_POOLS):
+        pool.abandon()
+    _POOLS.clear()
+    _SHARED.clear()
+
+
+atexit.register(close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,79 @@
+"""What of math-verify is mended, each mend pinned: a test that fails here says that upstream changed, and which mend can go.
+
+Runs plain math-verify in a subprocess, since this process never imports sympy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+from conftest import ROOT
+
+PLAIN = """
+import json, logging, sys
+logging.disable(logging.CRITICAL)
+from math_verify import parse, verify
+from math_verify.parser import LatexExtractionConfig
+config = [LatexExtractionConfig(boxed_match_priority=0)]
+def read(text):
+    return parse("\\\\boxed{" + text + "}", config, fallback_mode="no_fallback", parsing_timeout=None)
+def same(gold, answer):
+    return bool(verify(read(gold), read(answer), timeout_seconds=None))
+print(json.dumps(eval(sys.argv[1])))
+"""
+
+
+def plainly(expression: str):
+    """The value of an expression over `read` and `same` with math-verify as it is installed."""
+    done = subprocess.run([sys.executable, "-c", PLAIN, expression], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def antlr() -> str:
+    return metadata.version("antlr4-python3-runtime")
+
+
+@pytest.mark.skipif(not antlr().startswith("4.9"), reason="the defect is antlr 4.9's grammar")
+def test_percent_is_still_broken_on_antlr_4_9():
+    assert plainly(r"len(read('50\\%'))") == 0, (
+        "latex2sympy2_extended reads percent on antlr 4.9 again: mend 1 of reward/mathverify.py can go"
+    )
+
+
+def test_percent_is_mended_in_the_worker(judge):
+    assert judge.judge(r"(50\%, \ln 2)", r"(0.5, \ln 2)").right
+    assert judge.judge(r"\ln(e)50\%", r"50\%").right
+
+
+def test_decimals_are_still_rounded_to_six_places():
+    assert plainly("same('0.0000001', '0.0000002')"), (
+        "math-verify no longer rounds absolutely: mend 2 of reward/mathverify.py can go"
+    )
+
+
+def test_mixed_numbers_still_swallow_products():
+    assert plainly("same('5', '2(3)')"), (
+        "math-verify reads 2(3) as a product again: _FACTOR of reward/normalize.py can go"
+    )
+
+
+def test_the_requirements_keep_hydra_and_antlr_together():
+    """The package asks for antlr 4.9 and for hydra-core 1.3 in one breath: no resolver can please antlr 4.13 instead."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        wanted = " ".join(project["optional-dependencies"]["reward"])
+        assert "math-verify[antlr4_9_3]" in wanted
+        assert re.search(r"hydra-core>=1\.3", wanted)
+        everything = " ".join(line for extra in project["optional-dependencies"].values() for line in extra)
+        assert "antlr4_13" not in everything and "antlr4_11" not in everything
+    assert antlr().startswith("4.9.")
+    hydra = metadata.version("hydra-core")
+    assert tuple(map(int, hydra.split(".")[:2])) >= (1, 3)

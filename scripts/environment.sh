@@ -19,6 +19,18 @@ erpo_find_python() {
     return 1
 }
 
+erpo_install() {
+    local pip=("$ERPO_VENV/bin/python" -m pip --disable-pip-version-check)
+    "${pip[@]}" install --upgrade pip &&
+        # PyTorch's CPU build: PyPI's own build for Linux would bring gigabytes of CUDA. Where the configured index has no
+        # CPU build, PyTorch's index has.
+        { "${pip[@]}" install "torch==2.13.0+cpu" ||
+            "${pip[@]}" install "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu; } &&
+        "${pip[@]}" install -c "$ERPO_ROOT/constraints.txt" -e "$ERPO_ROOT[cpu,dev]" &&
+        # vLLM asks for these; PyPI's builds do not match the CPU torch and break `import transformers`. Text needs none.
+        "${pip[@]}" uninstall -y torchvision torchaudio torchcodec
+}
+
 erpo_make_environment() {
     local python stamp wanted
     python="$(erpo_find_python)" || return 1
@@ -31,15 +43,12 @@ erpo_make_environment() {
     fi
     echo "Making the environment in $ERPO_VENV with $("$python" -V) (some minutes the first time)"
     "$python" -m venv --clear "$ERPO_VENV" || return 1
-    local pip=("$ERPO_VENV/bin/python" -m pip --disable-pip-version-check)
-    "${pip[@]}" install -q --upgrade pip || return 1
-    # PyTorch's CPU build: PyPI's own build for Linux would bring gigabytes of CUDA. Where the configured index has no CPU
-    # build, PyTorch's index has.
-    "${pip[@]}" install -q "torch==2.13.0+cpu" 2>/dev/null ||
-        "${pip[@]}" install -q "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu || return 1
-    "${pip[@]}" install -q -c "$ERPO_ROOT/constraints.txt" -e "$ERPO_ROOT[cpu,dev]" || return 1
-    # vLLM asks for these; PyPI's builds do not match the CPU torch and break `import transformers`. Text needs none of them.
-    "${pip[@]}" uninstall -q -y torchvision torchaudio torchcodec || return 1
+    local log="$ERPO_VENV/install.log"
+    if ! erpo_install > "$log" 2>&1; then
+        grep -v "^WARNING" "$log" | tail -n 25 >&2
+        echo "The installation failed; the whole log is $log" >&2
+        return 1
+    fi
     echo "$wanted" > "$stamp"
 }
 

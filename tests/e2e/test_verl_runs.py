@@ -122,6 +122,9 @@ def test_separate_async(overrides, tmp_path):
             *OWN_SAMPLER,
             "trainer.v1.trainer_mode=separate_async",
             "trainer.v1.separate_async.parameter_sync_step=2",
+            # Each of the two updates sees half of the batch.
+            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=32",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
             "ray_kwargs.ray_init.num_gpus=2",
             "actor_rollout_ref.rollout.nnodes=1",
             "actor_rollout_ref.rollout.n_gpus_per_node=1",

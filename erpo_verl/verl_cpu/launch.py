@@ -15,6 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -63,6 +65,8 @@ def launch(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     mark = uuid.uuid4().hex
+    # Ray's session and vLLM's sockets go where they can be removed. Directly under /tmp: a socket's path has 107 characters.
+    scratch = tempfile.mkdtemp(prefix="erpo-", dir="/tmp")
     # Hydra would put a dated folder of its own into the run's.
     hydra = ["hydra.run.dir=.", "hydra.output_subdir=null"]
     command = [sys.executable, "-m", module, *as_arguments(), *arguments, *hydra]
@@ -72,6 +76,9 @@ def launch(
         MARK: mark,
         "VERL_FILE_LOGGER_PATH": str(partial / "metrics.jsonl"),
         "HYDRA_FULL_ERROR": "1",
+        "TMPDIR": scratch,
+        "RAY_TMPDIR": scratch,
+        "VLLM_RPC_BASE_PATH": scratch,
         # A clean log, and no look outside.
         "PYTHONUNBUFFERED": "1",
         "RAY_DEDUP_LOGS": "1",
@@ -87,6 +94,8 @@ def launch(
         child = subprocess.Popen(
             command, cwd=partial, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
+        # `kill` ends a run as Ctrl-C does.
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler) if _in_main_thread() else None
         try:
             while child.poll() is None:
                 time.sleep(0.5)
@@ -96,7 +105,11 @@ def launch(
             _end(child, mark)
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    _end(child, mark)
+        finally:
+            _end(child, mark)
+            shutil.rmtree(scratch, ignore_errors=True)
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
     if progress is not None:
         progress.show(last=True)
     if child.returncode != 0 or not _has_metrics(partial / "metrics.jsonl"):
@@ -175,8 +188,6 @@ def _end(child: subprocess.Popen, mark: str, patience: float = 10.0) -> None:
 
 
 def _in_main_thread() -> bool:
-    import threading
-
     return threading.current_thread() is threading.main_thread()
 
 

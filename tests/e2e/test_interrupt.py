@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from erpo_verl.verl_cpu.launch import MARK
 
@@ -38,6 +39,7 @@ def of_this_run(folder) -> dict[int, str]:
 
 def test_ctrl_c(overrides, tmp_path):
     out = tmp_path / "run"
+    scratch_before = set(Path("/tmp").glob("erpo-*"))
     runner = subprocess.Popen([sys.executable, "-c", MAIN, str(out), *overrides("erpo", steps=1000)])
     try:
         deadline = time.monotonic() + 240
@@ -53,3 +55,4 @@ def test_ctrl_c(overrides, tmp_path):
         runner.kill()
     assert of_this_run(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
+    assert set(Path("/tmp").glob("erpo-*")) <= scratch_before

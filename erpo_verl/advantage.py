@@ -83,6 +83,7 @@ def erpo_advantages(
     config: ErpoConfig | Mapping[str, Any] | None,
     step: int | None = None,
     norm_adv_by_std_in_grpo: bool = True,
+    deciding: Tensor | None = None,
     keep_tokens: bool = False,
 ) -> ErpoAdvantages:
     """Token advantages of ERPO for one batch. No input is changed; no gradient flows.
@@ -100,6 +101,9 @@ def erpo_advantages(
         config: an ErpoConfig, or what ErpoConfig.from_mapping takes.
         step: training step, counted from 1; needed where ``progress.warmup_steps`` or ``decay_steps`` is set.
         norm_adv_by_std_in_grpo: whether A_i is divided by the group's standard deviation (verl's setting of that name).
+        deciding: [B] int64, for each row the row whose outcome counts for it; None: each row its own. An agent loop may cut
+            one session into several rows, of which the last decides (as in verl): the session then counts once in its
+            group's mean and standard deviation, while gate and progress see the tokens of all its rows.
         keep_tokens: whether to return the quantities of each token (``.tokens``), at the cost of their memory.
 
     Returns:
@@ -126,7 +130,14 @@ def erpo_advantages(
     # One value for each response: outcome and anchor.
     groups = Groups.from_ids(index, token_level_rewards.device)
     R = response_rewards(token_level_rewards, response_mask)
-    A, zero_variance = outcome_advantage(R, groups, norm_adv_by_std_in_grpo)
+    if deciding is None:
+        A, zero_variance = outcome_advantage(R, groups, norm_adv_by_std_in_grpo)
+    else:
+        deciders, share = deciding_rows(deciding, groups)
+        A, zero_variance = outcome_advantage(
+            R[deciders], Groups.from_ids(groups.of_row[deciders], R.device), norm_adv_by_std_in_grpo
+        )
+        R, A, zero_variance = R[deciders][share], A[share], zero_variance[share]
     anchor = result_anchor(A, R, zero_variance, groups, config)
 
     # Statistics over groups and buckets: of the entropy, and of the progress.
@@ -216,6 +227,17 @@ def outcome_advantage(R: Tensor, groups: Groups, divide_by_std: bool = True) -> 
     of_row = torch.tensor(of_group, device=R.device)[groups.of_row]
     A = R - means[of_row]
     return (A / scales[of_row] if divide_by_std else A), equal[of_row]
+
+
+def deciding_rows(deciding: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+    """The rows that decide [D], and for each row [B] the place of its decider among them."""
+    deciding = deciding.to(groups.of_row.device)
+    rows = len(groups.of_row)
+    if deciding.shape != (rows,) or not ((deciding >= 0) & (deciding < rows)).all():
+        raise ValueError(f"deciding must hold, for each of the {rows} rows, the number of a row")
+    if not ((deciding[deciding] == deciding) & (groups.of_row[deciding] == groups.of_row)).all():
+        raise ValueError("deciding: a row that decides must decide for itself, and for rows of its own group")
+    return deciding.unique(return_inverse=True)
 
 
 # --- Gate -------------------------------------------------------------------------------------------------------------

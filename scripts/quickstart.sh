@@ -15,7 +15,7 @@ source scripts/environment.sh
 echo "1/4  problems"
 python -m examples.arithmetic.prepare --out "$OUT/data" --validation 128
 echo "2/4  start policy (supervised warm start)"
-python -m examples.arithmetic.warm_start --out "$OUT/start"
+python -m examples.arithmetic.warm_start --out "$OUT/start" --threads 1
 echo "3/4  training with verl: GRPO, then ERPO, with the same prompts, seed and budget"
 for algorithm in grpo erpo; do
     python -m examples.arithmetic.train_verl --algorithm "$algorithm" --model "$OUT/start" --data "$OUT/data" \

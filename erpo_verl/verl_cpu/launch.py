@@ -79,6 +79,8 @@ def launch(
         "TMPDIR": scratch,
         "RAY_TMPDIR": scratch,
         "VLLM_RPC_BASE_PATH": scratch,
+        # One thread a process: with a dozen processes on few cores, threads that wait for each other cost more than they bring.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         # A clean log, and no look outside.
         "PYTHONUNBUFFERED": "1",
         "RAY_DEDUP_LOGS": "1",

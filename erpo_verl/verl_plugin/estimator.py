@@ -42,9 +42,10 @@ def compute_erpo_advantage(
             " RayPPOTrainer provide. This trainer did not announce its batch: it is not supported. `erpo doctor` shows"
             " whether the plug-in fits the installed verl."
         )
-    _refuse_several_outputs(batch.keys)
     # Rows that verl made up to fill the batch have no token and a group of their own; they must not enter the diagnostics.
-    rows = torch.tensor([not padding for padding in batch.is_padding or [False] * len(response_mask)])
+    padding = batch.is_padding or [False] * len(response_mask)
+    rows = torch.tensor([not made_up for made_up in padding])
+    keys = None if batch.keys is None else [key for key, made_up in zip(batch.keys, padding, strict=True) if not made_up]
     device = token_level_rewards.device
 
     def real(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -60,6 +61,7 @@ def compute_erpo_advantage(
         config=ErpoConfig.from_mapping(config.get("erpo", None)),
         step=batch.step,
         norm_adv_by_std_in_grpo=config.get("norm_adv_by_std_in_grpo", True),
+        deciding=deciding_rows(keys),
     )
     batch.metrics.update(result.metrics)
     advantages = torch.zeros_like(token_level_rewards)
@@ -67,11 +69,18 @@ def compute_erpo_advantage(
     return advantages, advantages
 
 
-def _refuse_several_outputs(keys: list[str] | None) -> None:
-    """An agent loop may return several outputs a session; verl then computes GRPO on the last and shares the result."""
-    for key in keys or ():
-        if key.rsplit("_", 1)[-1] != "0":
-            raise RuntimeError(
-                f"row {key!r} is a further output of one agent-loop session: ERPO does not support agent loops that return"
-                " several outputs a session. Use an agent loop with one output, or algorithm.adv_estimator=grpo."
-            )
+def deciding_rows(keys: list[str] | None) -> torch.Tensor | None:
+    """For each row the row that decides its session, [B] int64; None if every session has one row.
+
+    An agent loop may return several outputs a session, under keys ``{uid}_{session}_{output}``; verl's GRPO lets the last
+    of them decide.
+    """
+    if keys is None or all(key.endswith("_0") for key in keys):
+        return None
+    last: dict[str, tuple[int, int]] = {}
+    sessions = []
+    for row, key in enumerate(keys):
+        session, output = key.rsplit("_", 1)
+        sessions.append(session)
+        last[session] = max(last.get(session, (-1, -1)), (int(output), row))
+    return torch.tensor([last[session][1] for session in sessions])

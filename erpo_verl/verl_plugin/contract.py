@@ -124,6 +124,13 @@ CONTRACT: tuple[Clause, ...] = (
     ),
     Clause(V1, "PPOTrainer.__init__", "wrapped to check the settings", ("self", "config")),
     Clause(V1, "PPOTrainer.fit", "counts steps from 1 in self.global_steps", (), ("self.global_steps += 1",)),
+    Clause(
+        V1,
+        "PPOTrainer._compute_metrics",
+        "wrapped to log the math-verify reward's counters",
+        ("self", "batch", "metrics"),
+        ('select_fields=["extra_fields"]',),
+    ),
     # The legacy trainer (trainer.use_v1=false).
     Clause(LEGACY, "RayPPOTrainer.__init__", "wrapped to check the settings", ("self", "config")),
     Clause(

@@ -15,12 +15,13 @@ from erpo_verl.verl_plugin import announce, context
 
 def install() -> None:
     """Plant all hooks in this process."""
-    for module, hook in {
-        "verl.trainer.ppo.core_algos": register,
-        "verl.utils.config": check_before_anything_is_loaded,
-        "verl.trainer.ppo.ray_trainer": legacy_trainer,
-        "verl.trainer.ppo.v1.trainer_base": v1_trainer,
-    }.items():
+    for module, hook in (
+        ("verl.trainer.ppo.core_algos", register),
+        ("verl.utils.config", check_before_anything_is_loaded),
+        ("verl.trainer.ppo.ray_trainer", legacy_trainer),
+        ("verl.trainer.ppo.v1.trainer_base", v1_trainer),
+        ("verl.trainer.ppo.v1.trainer_base", v1_reward_metrics),
+    ):
         wrapt.when_imported(module)(_announcing_failure(hook))
 
 
@@ -109,6 +110,31 @@ def v1_trainer(trainer_base) -> None:
             return original(self, batch, metrics)
 
     trainer_class._compute_advantage = _compute_advantage
+
+
+def v1_reward_metrics(trainer_base) -> None:
+    """Log what the math-verify reward counted in a training batch (``reward/...``); verl logs a reward's keys in validation
+    only. Acts for that reward alone, whatever the estimator."""
+    import transfer_queue as tq
+
+    from erpo_verl.reward.metrics import batch_metrics
+
+    trainer_class = trainer_base.PPOTrainer
+    original = trainer_class._compute_metrics
+
+    @functools.wraps(original)
+    def _compute_metrics(self, batch, metrics, *args, **kwargs):
+        result = original(self, batch, metrics, *args, **kwargs)
+        path = str(self.config.reward.custom_reward_function.path or "")
+        if path == "pkg://erpo_verl.reward" or path.endswith("verl_reward.py"):
+            rows = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+            fields = tq.kv_batch_get(keys=rows, partition_id=batch.partition_id, select_fields=["extra_fields"])
+            extras = [field.get("reward_extra_info") or {} for field in fields["extra_fields"].tolist()]
+            names = {name for extra in extras for name in extra}
+            metrics.update(batch_metrics({name: [extra.get(name) for extra in extras] for name in names}))
+        return result
+
+    trainer_class._compute_metrics = _compute_metrics
 
 
 def legacy_trainer(ray_trainer) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 import transformers
+from erpo_verl.reward import score
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from examples.arithmetic.reward_fn import compute_score
 from examples.arithmetic.task import STEP_END, Problem
 from examples.arithmetic.tokenizer import chat
 
@@ -86,7 +86,7 @@ def sample(
             results[i].append(
                 Sample(
                     text=text,
-                    right=compute_score("arithmetic", text, str(problems[i].answer))["acc"] == 1.0,
+                    right=score(text, str(problems[i].answer))["acc"] == 1.0,
                     length=length,
                     entropy=entropies[r, :length].mean().item(),
                     fork_entropies=entropies[r, forks].tolist(),

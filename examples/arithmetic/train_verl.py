@@ -14,8 +14,6 @@ from pathlib import Path
 
 from erpo_verl.verl_cpu.launch import RunFailed, launch
 
-HERE = Path(__file__).resolve().parent
-
 # What makes an algorithm, and nothing else. Every arm has the reference policy (at no weight in the loss): ERPO's progress
 # term needs it, and a GRPO run without it would see other random numbers and take less time.
 ALGORITHMS = {
@@ -57,7 +55,7 @@ def arguments(
         "actor_rollout_ref.rollout.val_kwargs.do_sample=true",
         "actor_rollout_ref.rollout.val_kwargs.temperature=1.0",
         "actor_rollout_ref.rollout.val_kwargs.top_p=1.0",
-        f"reward.custom_reward_function.path={HERE / 'reward_fn.py'}",
+        "reward.custom_reward_function.path=pkg://erpo_verl.reward",
         "reward.custom_reward_function.name=compute_score",
         "reward.num_workers=1",
         f"trainer.total_training_steps={steps}",

@@ -18,6 +18,20 @@ HERE = Path(__file__).parent
 OWN_SAMPLER = ["trainer.v1.sampler.custom_sampler.path=null", "trainer.v1.sampler.custom_sampler.name=null"]
 
 
+def test_erpo_learns(overrides, tmp_path):
+    """The paper's settings on the embedded task: the reward rises, and the reward's own counters are logged with it."""
+    run = launch(overrides("erpo", steps=20, prompts=16), tmp_path / "erpo", "erpo")
+    steps = read(run)
+    assert len(steps) == 20
+    assert_erpo_metrics(steps)
+    reward = [data["critic/score/mean"] for data in steps]
+    assert np.mean(reward[-4:]) - np.mean(reward[:4]) > 0.08, reward
+    for data in steps:
+        assert data["reward/acc/mean"] == pytest.approx(data["critic/score/mean"])
+        assert data["reward/fast_path/mean"] > 0.9
+        assert data["reward/timed_out/mean"] == data["reward/killed/mean"] == 0
+
+
 def test_neutral_settings_are_grpo_on_the_tensors_of_a_live_run(overrides, tmp_path):
     capture = tmp_path / "capture.jsonl"
     neutral = ["+algorithm.erpo.gate.enable=false", "+algorithm.erpo.progress.eta=0"]

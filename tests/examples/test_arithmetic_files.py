@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ pytest.importorskip("math_verify")
 
 from examples.arithmetic import evaluate, prepare, warm_start  # noqa: E402
 from examples.arithmetic.model import build_model  # noqa: E402
-from examples.arithmetic.reward_fn import compute_score  # noqa: E402
 from examples.arithmetic.task import Habits, Problem, chain, problems  # noqa: E402
 from examples.arithmetic.tokenizer import CHARACTERS, build_tokenizer, chat  # noqa: E402
 
@@ -134,43 +132,6 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError, match="disk full"):
         prepare.write(tmp_path, {"test": 6})
     assert list(tmp_path.iterdir()) == []
-
-
-# Reward
-
-
-@pytest.mark.parametrize(
-    ("response", "truth", "right", "pred"),
-    [
-        ("3+4=7;\\boxed{7}", "7", 1.0, "7"),
-        ("3+4=8;\\boxed{8}", "7", 0.0, "8"),
-        ("\\boxed{7};\\boxed{8}", "7", 0.0, "8"),  # the last one counts
-        ("\\boxed{8};\\boxed{7}", "7", 1.0, "7"),
-        ("\\boxed{07}", "7", 1.0, "07"),
-        ("\\boxed{3+4}", "7", 1.0, "3+4"),  # equal to math-verify
-        ("3+4=7;7", "7", 0.0, ""),
-        ("\\boxed{}", "7", 0.0, ""),
-        ("\\boxed{7", "7", 0.0, ""),
-        ("\\boxed{=*;}", "7", 0.0, "=*;"),
-        ("\\boxed{9**9**9**9}", "7", 0.0, "9**9**9**9"),
-        ("", "0", 0.0, ""),
-        ("\\boxed{0}", "0", 1.0, "0"),
-    ],
-)
-def test_reward(response: str, truth: str, right: float, pred: str) -> None:
-    assert compute_score("arithmetic", response, truth, {"level": 3}, extra=1) == {
-        "score": right,
-        "acc": right,
-        "pred": pred,
-    }
-
-
-def test_reward_outside_the_main_thread() -> None:
-    found: list[float] = []
-    thread = threading.Thread(target=lambda: found.append(compute_score("arithmetic", "\\boxed{5}", "5")["score"]))
-    thread.start()
-    thread.join()
-    assert found == [1.0]
 
 
 # Warm start and evaluation

@@ -75,7 +75,7 @@ def erpo_policy_loss(
             )
 
     valid = response_mask.bool()
-    # where(), not a product: NaN * 0 is NaN, and so would be its gradient.
+    # where(), not a product: NaN * 0 is NaN, and so would be its gradient. An advantage of 0 makes a loss of 0.
     log_ratio = torch.where(valid, log_prob, 0.0) - torch.where(valid, old_log_prob, 0.0)
     log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     advantages = torch.where(valid, advantages, 0.0)
@@ -88,7 +88,6 @@ def erpo_policy_loss(
     losses = torch.where(advantages < 0, torch.minimum(surrogate, bound), surrogate)
     if rollout_is_weights is not None:
         losses = losses * torch.where(valid, rollout_is_weights, 0.0)
-    losses = torch.where(valid, losses, 0.0)
 
     with torch.no_grad():
         tokens = valid.sum().clamp(min=1)

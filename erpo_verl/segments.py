@@ -115,22 +115,31 @@ def pack(response_mask: Tensor, buckets: int, entropy: Tensor | None = None) -> 
         lengths = torch.searchsorted(flat, row_starts).diff()
         # The first t with floor(K t / T_i) >= k is ceil(k T_i / K): integers, so no rounding can move a token.
         edges = (torch.arange(buckets + 1, device=flat.device) * lengths[:, None] + buckets - 1) // buckets
-        bucket_lengths = edges.diff(dim=1)
         if entropy is not None:
-            by_entropy, has_entropy = _entropy_buckets(entropy[rows], valid, buckets)
-            bucket_lengths = torch.where(has_entropy[:, None], by_entropy, bucket_lengths)
+            tokens = entropy[rows].reshape(-1).index_select(0, flat)
+            edges = _entropy_edges(tokens, lengths, edges)
+        bucket_lengths = edges.diff(dim=1)
         blocks.append(Block(rows, columns, flat, lengths, bucket_lengths))
     return blocks
 
 
-def _entropy_buckets(entropy: Tensor, valid: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
-    """Tokens [b, K] in each bucket of cumulative entropy, and whether [b] a response has any entropy at all."""
+def _entropy_edges(tokens: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
+    """[b, K + 1]: the first t in each bucket of cumulative entropy; `edges` (by position) where there is no entropy.
+
+    `tokens` [n] are the entropies of b responses, one after the other. Each response is summed by itself, so that no
+    other one can move a token that lies on an edge.
+    """
+    rows, buckets = len(lengths), edges.shape[1] - 1
+    width = max(1, int(lengths.max()))
+    shifts = torch.arange(rows, device=lengths.device) * width - (lengths.cumsum(0) - lengths)
+    places = torch.arange(len(tokens), device=lengths.device) + _repeat(shifts, lengths, len(tokens))
     # An entropy may come out of a softmax as -1e-8; the running sum must not fall.
-    spent = torch.where(valid, entropy, 0).double().clamp_(min=0).cumsum(dim=-1)
-    total = spent[:, -1:]
-    bucket = (spent * buckets / torch.where(total > 0, total, 1)).long().clamp_(0, buckets - 1)
-    segment = (bucket + torch.arange(len(valid), device=valid.device)[:, None] * buckets)[valid]
-    return torch.bincount(segment, minlength=len(valid) * buckets).view(-1, buckets), total.squeeze(1) > 0
+    spent = tokens.new_zeros(rows * width, dtype=torch.float64)
+    spent = spent.scatter_(0, places, tokens.double().clamp_(min=0)).view(rows, width).cumsum(dim=1)
+    total = spent[:, -1:].contiguous()
+    # The first t with K S_t >= k S_T; what is left, S_T included, is in the last bucket.
+    inner = torch.searchsorted(spent.mul_(buckets), total * torch.arange(1, buckets, device=lengths.device))
+    return torch.where(total > 0, torch.cat([edges[:, :1], inner, edges[:, -1:]], dim=1), edges)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 from functools import lru_cache
 
 from .config import RewardConfig
@@ -153,10 +155,14 @@ def _percent(gold: Exact, gold_sign: bool, answer: Exact, answer_sign: bool, con
 
 def _sequences(gold: Seq, answer: Seq, config: RewardConfig) -> bool | None:
     kinds = (_role(gold), _role(answer))
+    if "union" in kinds:
+        left, right = _pieces(gold), _pieces(answer)
+        if left is not None and right is not None:
+            return left == right
+        same = kinds[0] == kinds[1] and len(gold.items) == len(answer.items) and _in_order(gold, answer, config)
+        return True if same else None
     if kinds[0] == kinds[1]:
         kind = kinds[0]
-        if kind == "union":
-            return True if len(gold.items) == len(answer.items) and _in_order(gold, answer, config) else None
         if kind == "matrix":
             if (len(gold.items), len(gold.items[0].items)) != (len(answer.items), len(answer.items[0].items)):
                 return None  # a row for a column: math-verify's word
@@ -172,6 +178,39 @@ def _sequences(gold: Seq, answer: Seq, config: RewardConfig) -> bool | None:
     if pair == {"()", "{}"} or pair <= {"()", "[]", "[)", "(]"}:
         return False  # a tuple is no set; intervals with other ends are other intervals
     return None
+
+
+def _pieces(seq: Seq) -> list[tuple[float | Fraction, int, float | Fraction, int]] | None:
+    """An interval or union as disjoint pieces in order: (low, 1 if it is open, high, -1 if it is open).
+
+    None where an end is no fraction and no infinity.
+    """
+    pieces = []
+    for part in seq.items if seq.kind == "union" else (seq,):
+        if not isinstance(part, Seq) or part.kind not in ("()", "[]", "[)", "(]") or len(part.items) != 2:
+            return None
+        ends = [_end(item) for item in part.items]
+        if None in ends or not ends[0] < ends[1]:
+            return None
+        pieces.append((ends[0], int(part.kind[0] == "("), ends[1], -int(part.kind[1] == ")")))
+    pieces.sort()
+    merged = pieces[:1]
+    for low, low_open, high, high_open in pieces[1:]:
+        last = merged[-1]
+        if low < last[2] or (low == last[2] and not (low_open and last[3])):
+            merged[-1] = (last[0], last[1], *max((last[2], last[3]), (high, high_open)))
+        else:
+            merged.append((low, low_open, high, high_open))
+    return merged
+
+
+def _end(value: Value) -> float | Fraction | None:
+    if not isinstance(value, Exact):
+        return None
+    infinity = Exact.atom(r"\infty")
+    if value in (infinity, -infinity):
+        return math.inf if value == infinity else -math.inf
+    return value.rational
 
 
 def _role(seq: Seq) -> str:

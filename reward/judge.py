@@ -192,8 +192,7 @@ class MathJudge:
             future = self._in_flight.get(key)
             if future is not None:
                 return future
-        future = self._pool().submit({"op": "judge", "gold": gold, "answer": answer, "policy": policy})
-        with self._lock:
+            future = self._pool().submit({"op": "judge", "gold": gold, "answer": answer, "policy": policy})
             self._in_flight[key] = future
         future.add_done_callback(lambda done: self._landed(key, done))
         return future

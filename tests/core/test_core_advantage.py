@@ -315,6 +315,10 @@ def test_by_hand_buckets_by_cumulative_entropy():
     batch = one_group([1.0], entropy=[[1.0, 0.0, 1.0, 2.0, 0.0]])
     tokens = batch.advantages({"buckets.count": 4, "buckets.axis": "cumulative_entropy"}, keep_tokens=True).tokens
     assert tokens.bucket.tolist() == [1, 1, 2, 3, 3]
+    # A value below 0 (rounding) counts as 0: S = 1, 1, 1.5, 2 of 2.
+    batch = one_group([1.0], entropy=[[1.0, -0.5, 0.5, 0.5]])
+    tokens = batch.advantages({"buckets.count": 4, "buckets.axis": "cumulative_entropy"}, keep_tokens=True).tokens
+    assert tokens.bucket.tolist() == [2, 2, 3, 3]
     # Without any entropy the cut is by position; a rounding residue below 0 is no entropy.
     for value in (0.0, -1e-9):
         batch = one_group([1.0], entropy=[[value] * 4])

@@ -91,6 +91,12 @@ def test_buckets_under_the_floor_by_hand():
         assert m["erpo/bucket_floor_share/mean"] == share
 
 
+def test_the_largest_size_of_normalised_progress_may_be_negative():
+    batch = one_group([1.0, 0.0], log_ratio=[[0.0, 0.0], [0.0, -8.0]])
+    m = batch.advantages({"buckets.count": 1}).metrics
+    assert m["erpo/progress_normalised_abs/max"] == pytest.approx(3**0.5, rel=1e-4)  # -.6 from the mean, std .2 sqrt(3)
+
+
 def test_an_empty_set_gives_0():
     batch = random_batch(0, 4, 5, 2)
     batch.response_mask[:] = False

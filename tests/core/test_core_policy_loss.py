@@ -75,6 +75,21 @@ def test_metrics_by_hand():
     )
 
 
+def test_the_log_ratio_is_cut_off_at_20():
+    x = {"old_log_prob": torch.zeros(1, 2), "advantages": torch.ones(1, 2), "response_mask": torch.ones(1, 2)}
+    result = erpo_policy_loss(**x, log_prob=torch.tensor([[1000.0, -1000.0]]), clip_ratio_high=math.inf)
+    assert result.losses.tolist() == [[pytest.approx(-math.exp(20)), pytest.approx(-math.exp(-20))]]
+    assert result.metrics["actor/ppo_kl"] == 0
+
+
+def test_rollout_weights_multiply_the_token_losses():
+    x = tensors(5)
+    weights = torch.rand(4, 7, dtype=torch.float64)
+    plain, weighted = erpo_policy_loss(**x), erpo_policy_loss(**x, rollout_is_weights=weights)
+    assert torch.equal(weighted.losses, plain.losses * weights)
+    assert weighted.metrics == plain.metrics
+
+
 def test_no_valid_token_gives_zeros():
     x = tensors(0) | {"response_mask": torch.zeros(4, 7)}
     x["log_prob"].requires_grad_()

@@ -94,7 +94,7 @@ def is_known_disagreement(gold: str, answer: str, fast: bool, slow: str) -> str 
     return None
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ANSWERS, ANSWERS)
 def test_two_answers(gold, answer):
     fast = fastpath.decide(clean_gold(gold), clean(answer), CONFIG)

@@ -126,10 +126,10 @@ def test_golds_of_other_rows_are_almost_never_right(golds, judge):
     count = 0
     for name in ("math500", "math_test", "olympiadbench", "gsm8k_test"):
         texts = [gold_answers(row)[0] for row in golds[name] if gold_answers(row) and gold_answers(row)[0]]
-        for text in texts[:1200]:
+        for text in texts[:500]:
             for other in random_.sample(texts, 2):
                 count += 1
                 if judge.judge(other, text).right and cleaned_gold(text, 4000).key != cleaned_gold(other, 4000).key:
                     wrong.append((name, text, other))
-    assert count > 5000
+    assert count > 3000
     assert len(wrong) <= 0.002 * count, wrong

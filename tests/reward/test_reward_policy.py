@@ -166,3 +166,21 @@ def test_scores_and_shaping():
     assert tokens.score(r"\boxed{1}", "1", {"response_length": 101})["score"] == 0.0
     with pytest.raises(ValueError, match="response_length"):
         tokens.score(r"\boxed{1}", "1", {})
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        (r"(-\infty,4)\cup(5,\infty)", r"(5,\infty) \cup (-\infty,4)", True),
+        (r"(0,1)\cup[1,2]", "(0,2]", True),
+        (r"(0,1)\cup(1,2]", "(0,2]", False),
+        (r"(0,3)\cup(1,2)", "(0,3)", True),
+        (r"(0,1]\cup[1,2)", "(0,2)", True),
+        (r"[0,1]\cup(0,1)", "[0,1]", True),
+        (r"(-\infty,4)\cup(5,\infty)", r"(-\infty,4]\cup(5,\infty)", False),
+        (r"(-\infty,4)\cup(5,\infty)", "(4,5)", False),
+    ],
+)
+def test_unions_are_compared_as_sets_of_numbers(judge, gold, answer, right):
+    verdict = judge.judge(answer, gold)
+    assert verdict.right is right and verdict.fast

@@ -370,10 +370,10 @@ def test_equal_questions_in_flight_are_asked_once():
     judge = MathJudge(RewardConfig(time_limit_s=0.7))
     assert judge.score(r"\boxed{\log_2 3}", r"\frac{\ln 3}{\ln 2}")["acc"] == 1.0
     bomb = (r"\boxed{\binom{99999999}{49999999}}", "42")
-    started = time.monotonic()
+    before = judge.pool_counts().get("timeouts", 0)
     threads = [threading.Thread(target=judge.score, args=bomb) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert time.monotonic() - started < 1.5
+    assert judge.pool_counts()["timeouts"] == before + 1

@@ -125,13 +125,13 @@ def v1_reward_metrics(trainer_base) -> None:
     @functools.wraps(original)
     def _compute_metrics(self, batch, metrics, *args, **kwargs):
         result = original(self, batch, metrics, *args, **kwargs)
-        path = str(self.config.reward.custom_reward_function.path or "")
-        if path == "pkg://erpo_verl.reward" or path.endswith("verl_reward.py"):
+        if self.config.reward.custom_reward_function.path:
             rows = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
             fields = tq.kv_batch_get(keys=rows, partition_id=batch.partition_id, select_fields=["extra_fields"])
             extras = [field.get("reward_extra_info") or {} for field in fields["extra_fields"].tolist()]
             names = {name for extra in extras for name in extra}
-            metrics.update(batch_metrics({name: [extra.get(name) for extra in extras] for name in names}))
+            if {"fast_path", "reason"} <= names:  # the math-verify reward, by itself or inside a user's own
+                metrics.update(batch_metrics({name: [extra.get(name) for extra in extras] for name in names}))
         return result
 
     trainer_class._compute_metrics = _compute_metrics

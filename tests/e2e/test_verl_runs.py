@@ -32,6 +32,35 @@ def test_erpo_learns(overrides, tmp_path):
         assert data["reward/timed_out/mean"] == data["reward/killed/mean"] == 0
 
 
+def test_hostile_answers_do_not_stop_a_run(overrides, tmp_path):
+    """Answers that hang or bloat math-verify, in a live run: they are stopped, the others are judged, nothing stays behind."""
+    before = reward_workers()
+    run = launch(
+        [*overrides("erpo", steps=4), f"reward.custom_reward_function.path={HERE / 'hostile_reward.py'}"],
+        tmp_path / "hostile",
+        "hostile answers",
+    )
+    steps = read(run)
+    assert len(steps) == 4
+    assert_erpo_metrics(steps)
+    # 64 responses a step, of which 16 are hostile: all 60 of them are met, and none is right.
+    assert sum(data["reward/timed_out/mean"] + data["reward/killed/mean"] + data["reward/refused/mean"] for data in steps) > 0.1
+    assert all(0.05 < data["critic/score/mean"] < 0.75 for data in steps)
+    assert reward_workers() <= before
+
+
+def reward_workers() -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if b"reward/worker.py" in (entry / "cmdline").read_bytes():
+                    found.add(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
 def test_neutral_settings_are_grpo_on_the_tensors_of_a_live_run(overrides, tmp_path):
     capture = tmp_path / "capture.jsonl"
     neutral = ["+algorithm.erpo.gate.enable=false", "+algorithm.erpo.progress.eta=0"]

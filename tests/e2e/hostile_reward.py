@@ -8,9 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reward"))
 
-from reward_hostile import BOMBS
-
 from erpo_verl.reward import compute_score as judge
+from reward_hostile import BOMBS
 
 _turn = itertools.cycle(range(4))
 _bombs = itertools.cycle(BOMBS.values())

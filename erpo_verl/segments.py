@@ -136,7 +136,7 @@ def _entropy_edges(tokens: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
     # An entropy may come out of a softmax as -1e-8; the running sum must not fall.
     spent = tokens.new_zeros(rows * width, dtype=torch.float64)
     spent = spent.scatter_(0, places, tokens.double().clamp_(min=0)).view(rows, width).cumsum(dim=1)
-    total = spent[:, -1:].contiguous()
+    total = spent[:, -1:].clone()
     # The first t with K S_t >= k S_T; what is left, S_T included, is in the last bucket.
     inner = torch.searchsorted(spent.mul_(buckets), total * torch.arange(1, buckets, device=lengths.device))
     return torch.where(total > 0, torch.cat([edges[:, :1], inner, edges[:, -1:]], dim=1), edges)

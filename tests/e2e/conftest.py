@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("verl")
 pytest.importorskip("vllm")
@@ -27,6 +28,7 @@ def pytest_collection_modifyitems(items):
 def start() -> Path:
     """The quickstart's start policy; made once (minutes) and reused while its settings and code stay the same."""
     out = ROOT / "outputs" / "tests" / "start"
+    torch.set_num_threads(1)  # as in the quickstart
     warm_start.make(out, warm_start.Settings())
     return out
 

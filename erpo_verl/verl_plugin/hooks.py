@@ -128,7 +128,9 @@ def v1_reward_metrics(trainer_base) -> None:
         if self.config.reward.custom_reward_function.path:
             rows = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
             fields = tq.kv_batch_get(keys=rows, partition_id=batch.partition_id, select_fields=["extra_fields"])
-            extras = [field.get("reward_extra_info") or {} for field in fields["extra_fields"].tolist()]
+            # A list, an array or a stack of NonTensorData, as the TransferQueue's backend has it.
+            column = [getattr(item, "data", item) for item in list(fields["extra_fields"])]
+            extras = [(item or {}).get("reward_extra_info") or {} for item in column]
             names = {name for extra in extras for name in extra}
             if {"fast_path", "reason"} <= names:  # the math-verify reward, by itself or inside a user's own
                 metrics.update(batch_metrics({name: [extra.get(name) for extra in extras] for name in names}))

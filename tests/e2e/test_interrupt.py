@@ -37,9 +37,13 @@ def of_this_run(folder) -> dict[int, str]:
     return found
 
 
+def variable(pid: int, name: str) -> Path:
+    variables = dict(v.split(b"=", 1) for v in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if b"=" in v)
+    return Path(variables[name.encode()].decode())
+
+
 def test_ctrl_c(overrides, tmp_path):
     out = tmp_path / "run"
-    scratch_before = set(Path("/tmp").glob("erpo-*"))
     runner = subprocess.Popen([sys.executable, "-c", MAIN, str(out), *overrides("erpo", steps=1000)])
     try:
         deadline = time.monotonic() + 240
@@ -49,10 +53,12 @@ def test_ctrl_c(overrides, tmp_path):
             time.sleep(0.5)
         running = of_this_run(tmp_path)
         assert any("raylet" in name for name in running.values()) and len(running) > 5, running
+        scratch = variable(next(iter(running)), "TMPDIR")
+        assert scratch.name.startswith("erpo-") and scratch.is_dir()
         runner.send_signal(signal.SIGINT)
         assert runner.wait(60) == 130
     finally:
         runner.kill()
     assert of_this_run(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
-    assert set(Path("/tmp").glob("erpo-*")) <= scratch_before
+    assert not scratch.exists()

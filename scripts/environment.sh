@@ -1,5 +1,5 @@
 # Makes the virtual environment of the quickstart and the tests, or reuses it: `source scripts/environment.sh`.
-# Needs Linux on x86-64 or arm64, and a Python 3.10 to 3.12. About 2 GB of downloads the first time.
+# Needs Linux on x86-64 or arm64, and a Python 3.10 to 3.12. About 4 GB on disk.
 #   PYTHON=/path/to/python   the interpreter to use
 #   ERPO_VENV=/path          where the environment goes (default: .venv in the repository)
 

@@ -201,7 +201,7 @@ class Progress:
 
     def __init__(self, metrics: Path, label: str, total: int | None):
         self.metrics, self.label, self.total = metrics, label, total
-        self.read, self.started, self.first = 0, time.monotonic(), None
+        self.read, self.first = 0, None
         self.live = sys.stdout.isatty()
         print(f"{label}: starting Ray, FSDP and vLLM (about a minute)", flush=True)
 

@@ -1,0 +1,1 @@
+"""Problem sets: reading, mending, checking, and writing them as parquet in verl's schema."""

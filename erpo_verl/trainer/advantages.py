@@ -1,0 +1,46 @@
+"""Token rewards and advantages of a batch: the one place where the engine meets the method (``erpo_verl.advantage``)."""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from erpo_verl.advantage import ErpoAdvantages, erpo_advantages
+from erpo_verl.config import ErpoConfig, GateConfig, ProgressConfig
+from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.update import kl_estimate
+
+# GRPO is ERPO without gate and progress, bit for bit verl's; so a GRPO run has the pivots' metrics to be compared by.
+GRPO = ErpoConfig(gate=GateConfig(enable=False), progress=ProgressConfig(enable=False))
+
+
+def token_level_rewards(batch: Batch, settings: DictConfig) -> Tensor:
+    """[B, T] float32: the score at each response's last token, less a KL penalty where ``algorithm.use_kl_in_reward`` is set."""
+    rewards = torch.zeros(batch.response_mask.shape)
+    rewards[torch.arange(len(batch)), batch.lengths - 1] = batch.scores
+    if settings.algorithm.use_kl_in_reward:
+        kl = kl_estimate(batch.old_log_probs, batch.ref_log_prob, settings.algorithm.kl_penalty)
+        rewards = rewards - settings.algorithm.kl_ctrl.kl_coef * torch.where(batch.response_mask, kl, 0.0)
+    return rewards
+
+
+def advantages(batch: Batch, settings: DictConfig, step: int, keep_tokens: bool = False) -> ErpoAdvantages:
+    """Advantages of a whole batch (all processes' rows), by ``algorithm.adv_estimator``.
+
+    Raises:
+        ValueError: a log-prob, entropy or reward that is not finite (names tensor, row and token).
+    """
+    erpo = settings.algorithm.adv_estimator == "erpo"
+    return erpo_advantages(
+        token_level_rewards=batch.token_level_rewards,
+        response_mask=batch.response_mask,
+        index=batch.uid,
+        entropy=batch.entropy,
+        old_log_probs=batch.old_log_probs,
+        ref_log_prob=batch.ref_log_prob,
+        config=ErpoConfig.from_mapping(settings.algorithm.erpo) if erpo else GRPO,
+        step=step,
+        norm_adv_by_std_in_grpo=settings.algorithm.norm_adv_by_std_in_grpo,
+        keep_tokens=keep_tokens,
+    )

@@ -1,0 +1,172 @@
+"""Prompts from parquet files in verl's schema, and the order in which they are trained on.
+
+A row has ``prompt`` (chat messages), ``data_source``, ``reward_model.ground_truth`` and perhaps ``extra_info``. Every row is looked
+at when the file is read: an unusable one is an error that names the file and the row, before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+
+class DataError(ValueError):
+    """A data file is missing or damaged, or a row of it cannot be used; the message names the file and the row."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of the data, tokenized."""
+
+    tokens: list[int]  # the chat template applied, with the mark of the assistant's turn
+    text: str  # the same as text
+    data_source: str
+    gold: Any  # reward_model.ground_truth
+    extra_info: dict[str, Any]
+
+    @property
+    def level(self) -> Any:
+        """Difficulty, where the data say one."""
+        return self.extra_info.get("level")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as read, before tokenization."""
+
+    rows: list[dict[str, Any]]
+    files: list[str]
+    fingerprint: str  # sha256 over the files' bytes: a run does not go on with other data than it began with
+
+
+def read_table(files: Sequence[str], *, prompt_key: str = "prompt", source_key: str = "data_source", limit: int = -1) -> Table:
+    """Read and check parquet files.
+
+    Args:
+        files: paths.
+        prompt_key, source_key: names of the columns.
+        limit: only the first so many rows of each file; -1 for all.
+
+    Raises:
+        DataError: a missing or damaged file, a missing column, or an unusable row.
+    """
+    import pyarrow.parquet as pq
+
+    rows, digest = [], hashlib.sha256()
+    for file in files:
+        if not Path(file).is_file():
+            raise DataError(f"{file}: no such file")
+        digest.update(Path(file).read_bytes())
+        try:
+            found = pq.read_table(file).to_pylist()
+        except Exception as error:  # pyarrow's errors have no common base
+            raise DataError(f"{file}: not readable as parquet: {error}") from None
+        for number, row in enumerate(found[:limit] if limit >= 0 else found):
+            problem = _problem(row, prompt_key, source_key)
+            if problem:
+                raise DataError(f"{file}, row {number}: {problem}")
+            rows.append(row)
+    if not rows:
+        raise DataError(f"{', '.join(files)}: no rows")
+    return Table(rows, list(files), digest.hexdigest())
+
+
+def _problem(row: Mapping[str, Any], prompt_key: str, source_key: str) -> str | None:
+    """Why a row cannot be used, or None."""
+    for column in (prompt_key, source_key, "reward_model"):
+        if column not in row:
+            return f"no column {column!r}; the columns are {', '.join(row)} (`erpo prepare` writes files in the right schema)"
+    messages = row[prompt_key]
+    if not isinstance(messages, list) or not messages:
+        return f"{prompt_key} must be a list of messages"
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
+            return f"{prompt_key} must hold messages with role and content"
+    if not isinstance(row[source_key], str):
+        return f"{source_key} must be text"
+    if not isinstance(row["reward_model"], dict) or row["reward_model"].get("ground_truth") is None:
+        return "reward_model.ground_truth is missing"
+    return None
+
+
+def tokenize(
+    table: Table,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    filter_overlong: bool = False,
+    truncation: str = "error",
+    prompt_key: str = "prompt",
+    source_key: str = "data_source",
+    template: Mapping[str, Any] | None = None,
+) -> tuple[list[Prompt], int]:
+    """Apply the chat template; returns the prompts and how many overlong ones were left out.
+
+    Raises:
+        DataError: a prompt is longer than ``max_length`` tokens and ``truncation`` is error, or all are left out.
+    """
+    prompts, dropped = [], 0
+    for number, row in enumerate(table.rows):
+        text = tokenizer.apply_chat_template(row[prompt_key], tokenize=False, add_generation_prompt=True, **(template or {}))
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(tokens) > max_length:
+            if filter_overlong:
+                dropped += 1
+                continue
+            if truncation == "error":
+                raise DataError(
+                    f"{', '.join(table.files)}: prompt {number} (counted over all files) has {len(tokens)} tokens, and "
+                    f"data.max_prompt_length is {max_length}: raise it, or set data.filter_overlong_prompts=true or "
+                    "data.truncation=left"
+                )
+            tokens = _truncate(tokens, max_length, truncation)
+        info = row.get("extra_info")
+        prompts.append(
+            Prompt(tokens, text, row[source_key], row["reward_model"]["ground_truth"], dict(info) if isinstance(info, dict) else {})
+        )
+    if not prompts:
+        raise DataError(f"{', '.join(table.files)}: all {dropped} prompts are longer than {max_length} tokens")
+    return prompts, dropped
+
+
+def _truncate(tokens: list[int], length: int, side: str) -> list[int]:
+    """As verl's: left keeps the end, right keeps the beginning, middle keeps both."""
+    if side == "left":
+        return tokens[-length:]
+    if side == "right":
+        return tokens[:length]
+    head = length // 2
+    return tokens[:head] + tokens[len(tokens) - (length - head) :]
+
+
+class PromptOrder:
+    """An endless order over ``count`` prompts, by epochs; ``position`` says how many were taken.
+
+    The order of an epoch depends on the seed and the epoch alone, so that ``position`` is all that a checkpoint needs.
+    """
+
+    def __init__(self, count: int, *, seed: int, shuffle: bool = True, position: int = 0):
+        self.count, self.seed, self.shuffle, self.position = count, seed, shuffle, position
+        self._epoch, self._order = -1, list(range(count))
+
+    def take(self, size: int) -> list[int]:
+        """The next ``size`` prompts' numbers; runs on into the next epoch."""
+        return [next(self) for _ in range(size)]
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        epoch, place = divmod(self.position, self.count)
+        if epoch != self._epoch and self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._order = torch.randperm(self.count, generator=generator).tolist()
+        self._epoch = epoch
+        self.position += 1
+        return self._order[place]

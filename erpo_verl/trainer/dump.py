@@ -1,0 +1,70 @@
+"""Responses with the numbers of each token, as parquet: what `erpo inspect` shows. One file a step or validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from erpo_verl.advantage import ErpoTokens
+from erpo_verl.reports.rollouts import write_rollouts
+from erpo_verl.trainer.batch import Batch
+
+# Column of the file -> field of ErpoTokens. The other per-token columns come from the batch.
+_FROM_TOKENS = {
+    "entropy": "entropy", "z": "z", "gate": "gate", "progress": "progress",
+    "progress_normalised": "progress_normalised", "bucket": "bucket", "advantage": "advantages",
+}  # fmt: skip
+
+
+def write_step(folder: Path, step: int, batch: Batch, tokens: ErpoTokens, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write ``folder/step_<step>.parquet``: a training batch (all processes' rows) with its token advantages."""
+    rows = _rows(batch, step, tokenizer)
+    bounds = batch.lengths.cumsum(0).tolist()
+    outcome = tokens.outcome.tolist()
+    columns = {name: getattr(tokens, field) for name, field in _FROM_TOKENS.items()}
+    columns = {name: None if column is None else column.tolist() for name, column in columns.items()}
+    for i, row in enumerate(rows):
+        start, end = bounds[i] - row["length"], bounds[i]
+        row["outcome_advantage"] = outcome[start]
+        row.update({name: None if column is None else column[start:end] for name, column in columns.items()})
+        for name, tensor in (("old_log_prob", batch.old_log_probs), ("ref_log_prob", batch.ref_log_prob)):
+            row[name] = None if tensor is None else tensor[i, : row["length"]].tolist()
+    return write_rollouts(folder / f"step_{step:06d}.parquet", rows)
+
+
+def write_validation(folder: Path, step: int, process: int, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write ``folder/validation_<step>_<process>.parquet``: this process's validation responses, without token numbers."""
+    rows = [row for batch in batches for row in _rows(batch, step, tokenizer)]
+    return write_rollouts(folder / f"validation_{step:06d}_{process}.parquet", rows)
+
+
+def _rows(batch: Batch, step: int, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    info, scores, lengths = batch.reward_info, batch.scores.tolist(), batch.lengths.tolist()
+    seen: dict[str, int] = {}
+    rows = []
+    for i, (uid, prompt) in enumerate(zip(batch.uid, batch.prompts, strict=True)):
+        ids = batch.responses[i, : lengths[i]].tolist()
+        seen[uid] = seen.get(uid, -1) + 1
+        rows.append(
+            {
+                "step": step,
+                "uid": uid,
+                "sample": seen[uid],
+                "data_source": prompt.data_source,
+                "prompt": prompt.text,
+                "response": batch.texts[i],
+                "gold": str(prompt.gold),
+                "score": scores[i],
+                "acc": float(info["acc"][i]) if "acc" in info else scores[i],
+                "reason": str(info["reason"][i]) if "reason" in info else "",
+                "pred": str(info["pred"][i]) if "pred" in info else "",
+                "length": lengths[i],
+                "finished": batch.finished[i],
+                "token_ids": ids,
+                "tokens": [tokenizer.convert_ids_to_tokens(token) or "" for token in ids],
+            }
+        )
+    return rows

@@ -1,0 +1,47 @@
+"""The rollout engine that the settings ask for, beside the policy that it samples from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from omegaconf import DictConfig
+from transformers import PreTrainedTokenizerBase
+
+from erpo_verl.rollout import RolloutEngine
+from erpo_verl.trainer.policy import DTYPES, Policy
+
+
+def make_engine(settings: DictConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
+    """``hf`` samples from the trained weights themselves in float32, else from a copy in the type of the arithmetic."""
+    rollout = settings.actor_rollout_ref.rollout
+    if rollout.name == "hf":
+        from erpo_verl.rollout.hf import HFRollout
+
+        model = policy.whole_model()
+        if policy.dtype != torch.float32:
+            model = copy.deepcopy(model).to(policy.dtype).eval()
+        return HFRollout(
+            model, eos_token_ids=eos_token_ids(model, tokenizer), pad_token_id=tokenizer.pad_token_id, max_batch=rollout.max_num_seqs
+        )
+    from erpo_verl.rollout.vllm import VLLMRollout
+
+    return VLLMRollout(
+        settings.actor_rollout_ref.model.path,
+        dtype=str(DTYPES.get(rollout.dtype, policy.dtype)).removeprefix("torch."),
+        max_model_len=rollout.max_model_len or settings.data.max_prompt_length + settings.data.max_response_length,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        enforce_eager=rollout.enforce_eager,
+        max_num_seqs=rollout.max_num_seqs,
+        seed=rollout.seed,
+    )
+
+
+def eos_token_ids(model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a response: those of the model's generation settings, and the tokenizer's."""
+    config = getattr(model, "generation_config", None)
+    found = getattr(config, "eos_token_id", None)
+    ids = [] if found is None else [found] if isinstance(found, int) else list(found)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.append(tokenizer.eos_token_id)
+    return ids

@@ -1,0 +1,127 @@
+"""From prompts to a scored batch: sampling, decoding, judging, dynamic sampling; and sharing all this among processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from transformers import PreTrainedTokenizerBase
+
+from erpo_verl.rollout import RolloutEngine, SamplingParams
+from erpo_verl.trainer.batch import Batch, assemble, concatenate
+from erpo_verl.trainer.data import Prompt, PromptOrder
+from erpo_verl.trainer.reward import Judge
+
+
+class ExperienceError(RuntimeError):
+    """Dynamic sampling did not find enough groups."""
+
+
+class Sampler:
+    """Samples and judges responses. One in each process; each works on its share of the prompts."""
+
+    def __init__(
+        self, engine: RolloutEngine, judge: Judge, tokenizer: PreTrainedTokenizerBase, settings: DictConfig, rank: int = 0, processes: int = 1
+    ):
+        self.engine, self.judge, self.tokenizer, self.settings = engine, judge, tokenizer, settings
+        self.rank, self.processes = rank, processes
+        rollout = settings.actor_rollout_ref.rollout
+        self.train_params = SamplingParams(
+            n=rollout.n, max_tokens=settings.data.max_response_length, temperature=rollout.temperature,
+            top_k=rollout.top_k, top_p=rollout.top_p, do_sample=rollout.do_sample,
+        )  # fmt: skip
+        val = rollout.val_kwargs
+        self.val_params = SamplingParams(
+            n=val.n, max_tokens=settings.data.max_response_length, temperature=val.temperature or 1.0,
+            top_k=val.top_k, top_p=val.top_p, do_sample=val.do_sample,
+        )  # fmt: skip
+
+    def seed(self, *what: Any) -> int:
+        """A seed that depends on the settings' seeds, on what is sampled, and on the process."""
+        parts = (self.settings.actor_rollout_ref.rollout.seed, self.settings.data.seed, self.rank, *what)
+        return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+    def sample(self, prompts: Sequence[Prompt], uids: Sequence[str], params: SamplingParams) -> Batch:
+        """Responses to the prompts, judged: n rows a prompt."""
+        responses = self.engine.generate([prompt.tokens for prompt in prompts], params)
+        tokens = [response.tokens for some in responses for response in some]
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        batch = assemble(prompts, responses, uids, texts, self.tokenizer.pad_token_id)
+        scores, info = self.judge(batch.prompts, texts, batch.lengths.tolist(), batch.finished)
+        return replace(batch, scores=scores, reward_info=info)
+
+    def training_batch(self, prompts: Sequence[Prompt], order: PromptOrder, step: int) -> tuple[Batch, dict[str, float]]:
+        """This process's rows of a training step, whole groups; moves ``order`` on by as many prompts as were used.
+
+        With ``algorithm.filter_groups`` batches of prompts are sampled until there are enough groups whose metric differs.
+
+        Raises:
+            ExperienceError: ``max_num_gen_batches`` batches did not hold enough of them.
+        """
+        size = self.settings.data.train_batch_size
+        wanted = size // self.processes
+        filters = self.settings.algorithm.filter_groups
+        parts: list[Batch] = []
+        found = sampled = batches = 0
+        while found < wanted:
+            if filters.enable and 0 < filters.max_num_gen_batches <= batches:
+                raise ExperienceError(
+                    f"step {step}: {batches} batches of {size} prompts held too few groups whose {filters.metric} differs "
+                    f"({found * self.processes} of {size}): raise algorithm.filter_groups.max_num_gen_batches, or take data of "
+                    "another difficulty"
+                )
+            mine = self._share(order.take(size))
+            params = replace(self.train_params, seed=self.seed("train", step, batches))
+            uids = [f"{step}-{batches}-{self.rank}-{i}" for i in range(len(mine))]
+            part = self.sample([prompts[i] for i in mine], uids, params)
+            batches += 1
+            sampled += len(mine)
+            if filters.enable:
+                part = part.rows(self._differing(part, filters.metric))
+            if len(part):
+                parts.append(part)
+            found = self._least(sum(len(p) for p in parts) // self.train_params.n)
+        batch = concatenate(parts, self.tokenizer.pad_token_id)
+        kept = len(batch) // self.train_params.n
+        metrics = {}
+        if filters.enable:
+            metrics = {"training/num_gen_batches": float(batches), "training/filter_groups/kept_share/mean": kept / sampled}
+        return batch.rows(range(wanted * self.train_params.n)), metrics
+
+    def _share(self, numbers: Sequence[int]) -> list[int]:
+        """This process's prompts: an equal share of every mini-batch, so that mini-batches do not depend on processes."""
+        size = self.settings.actor_rollout_ref.actor.ppo_mini_batch_size
+        own = size // self.processes
+        return [i for start in range(0, len(numbers), size) for i in numbers[start + self.rank * own : start + (self.rank + 1) * own]]
+
+    def _differing(self, batch: Batch, metric: str) -> list[int]:
+        """Rows of the groups whose metric is not the same in all responses."""
+        if metric != "reward" and metric not in batch.reward_info:
+            raise ExperienceError(
+                f"algorithm.filter_groups.metric={metric}: the reward function returns no such key; it returns score"
+                + "".join(f", {key}" for key in batch.reward_info)
+            )
+        values = batch.scores.tolist() if metric == "reward" else batch.reward_info[metric]
+        n = self.train_params.n
+        return [row for start in range(0, len(batch), n) if len(set(values[start : start + n])) > 1 for row in range(start, start + n)]
+
+    def _least(self, count: int) -> int:
+        if self.processes == 1:
+            return count
+        counts: list[Any] = [None] * self.processes
+        torch.distributed.all_gather_object(counts, count)
+        return min(counts)
+
+
+def gather(batch: Batch, processes: int, pad_token_id: int) -> tuple[Batch, int]:
+    """All processes' rows, in the order of the processes, and at which row this process's begin."""
+    if processes == 1:
+        return batch, 0
+    parts: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(parts, batch)
+    rank = torch.distributed.get_rank()
+    return concatenate(parts, pad_token_id), sum(len(part) for part in parts[:rank])

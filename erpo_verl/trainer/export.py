@@ -1,0 +1,81 @@
+"""A trained policy as a plain Hugging Face model folder, with tokenizer and a card that says how it was made."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+# What decides a run, in the order of the card's table.
+_TOLD = (
+    "algorithm.adv_estimator",
+    "data.train_batch_size",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.temperature",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.loss_agg_mode",
+    "actor_rollout_ref.actor.optim.lr",
+    "actor_rollout_ref.model.lora_rank",
+    "data.max_response_length",
+    "data.seed",
+)
+
+
+def write_model(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: DictConfig, step: int, metrics: Mapping[str, float]) -> None:
+    """Write weights, configuration, tokenizer and card into ``folder`` (which may exist). LoRA adapters are merged in."""
+    merged = copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card(settings, step, metrics))
+
+
+def replace_model(folder: Path, *arguments: Any) -> Path:
+    """``write_model`` to a folder that appears whole, in the place of an older one."""
+    partial, old = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
+    try:
+        partial.mkdir(parents=True)
+        write_model(partial, *arguments)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(partial, folder)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return folder
+
+
+def card(settings: DictConfig, step: int, metrics: Mapping[str, float]) -> str:
+    """The model card: start model, method, settings, data, versions, and the last metrics, with nothing made up."""
+    algorithm = settings.algorithm.adv_estimator
+    base = settings.actor_rollout_ref.model.path
+    lines = ["---", f"base_model: {json.dumps(base)}", "library_name: transformers", f"tags: [reinforcement-learning, {algorithm}, erpo-verl]", "---", ""]
+    lines += [
+        f"# {settings.trainer.experiment_name}",
+        "",
+        f"`{base}`, trained for {step} steps with {'ERPO (Entropy-Regulated Policy Optimization, arXiv 2603.28204)' if algorithm == 'erpo' else 'GRPO'}"
+        f" by erpo-verl {version('erpo-verl')}'s Accelerate engine.",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| `{key}` | {OmegaConf.select(settings, key)} |" for key in _TOLD),
+    ]
+    if algorithm == "erpo":
+        flat = OmegaConf.to_container(settings.algorithm.erpo)
+        lines.append(f"| `algorithm.erpo` | `{json.dumps(flat)}` |")
+    files = settings.data.train_files
+    lines += ["", f"Training data: {files if isinstance(files, str) else ', '.join(files)}.", ""]
+    told = {name: value for name, value in metrics.items() if name.startswith("val-core/") or name == "critic/score/mean"}
+    if told:
+        lines += ["| last measured | value |", "|---|---|", *(f"| `{name}` | {value:.4f} |" for name, value in told.items()), ""]
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
+    lines += [f"Versions: {packages}.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,289 @@
+"""The training loop, in the order in which one would explain it.
+
+For each step:
+    1  rollout       n responses to each prompt, from the policy as it is now
+    2  reward        the reward function judges each response
+    3  log-probs     old log-probs and entropies under the policy, log-probs under the reference
+    4  advantages    GRPO: one number a response; ERPO: one a token (`erpo_verl.advantage`)
+    5  update        clipped surrogate on mini-batches, KL and entropy terms if asked for (`update.py`)
+
+Around it: validation, metrics, checkpoints, and an orderly end at Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig
+from transformers import PreTrainedTokenizerBase
+
+from erpo_verl.rollout import RolloutEngine
+from erpo_verl.trainer import checkpoint, dump, export
+from erpo_verl.trainer.advantages import advantages, token_level_rewards
+from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.data import Prompt, PromptOrder
+from erpo_verl.trainer.experience import Sampler, gather
+from erpo_verl.trainer.metrics import data_metrics, mismatch_metrics, timing_metrics
+from erpo_verl.trainer.policy import DEFAULT_MICRO_BATCH, Policy
+from erpo_verl.trainer.reward import Judge
+from erpo_verl.trainer.tracking import Tracking
+from erpo_verl.trainer.update import global_max, update
+from erpo_verl.trainer.validation import validate
+
+# A gradient that is not finite is skipped; so many steps with nothing else end the run.
+MAX_SKIPPED_STEPS = 3
+CHECKPOINT_PARTS = ("model", "optimizer", "extra")
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says why."""
+
+
+class Trainer:
+    """See the module. All arguments are ready to use; ``run.py`` makes them from the settings."""
+
+    def __init__(
+        self,
+        settings: DictConfig,
+        *,
+        accelerator: Accelerator,
+        policy: Policy,
+        engine: RolloutEngine,
+        judge: Judge,
+        tokenizer: PreTrainedTokenizerBase,
+        train_prompts: Sequence[Prompt],
+        val_prompts: Sequence[Prompt],
+        data_fingerprint: str,
+        run: Path,
+        total_steps: int,
+    ):
+        self.settings, self.accelerator, self.policy, self.engine = settings, accelerator, policy, engine
+        self.tokenizer, self.train_prompts, self.val_prompts = tokenizer, train_prompts, val_prompts
+        self.data_fingerprint, self.run, self.total_steps = data_fingerprint, run, total_steps
+        self.sampler = Sampler(engine, judge, tokenizer, settings, accelerator.process_index, accelerator.num_processes)
+        self.order = PromptOrder(len(train_prompts), seed=settings.data.seed, shuffle=settings.data.shuffle)
+        self.step = 0  # last finished step
+        self.skipped_steps = 0
+        self.tracker_ids: dict[str, str] = {}
+        self.last_metrics: dict[str, float] = {}
+        self.tracking: Tracking | None = None
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    # --- the loop
+
+    def fit(self) -> bool:
+        """Train to the last step; returns whether it got there (False: it was asked to stop, and saved)."""
+        trainer = self.settings.trainer
+        self.tracking = Tracking(
+            self.run, self.settings, self.accelerator, start=self.step, total=self.total_steps, ids=self.tracker_ids
+        )
+        self.tracker_ids = self.tracking.ids
+        try:
+            if self.val_prompts and (trainer.val_only or (trainer.val_before_train and self.step == 0)):
+                self.engine.sync(self.policy.whole_model())
+                self.tracking.log(self.step, self._validate())
+            if trainer.val_only:
+                return True
+            with _asked_to_stop() as asked:
+                while self.step < self.total_steps:
+                    metrics = self.train_step(self.step + 1)
+                    self.step += 1
+                    last = self.step == self.total_steps
+                    if _due(trainer.test_freq, self.step, last):
+                        self.engine.sync(self.policy.whole_model())
+                        metrics.update(self._validate())
+                    self.last_metrics.update(metrics)
+                    self.tracking.log(self.step, metrics)
+                    stop = global_max(self.policy, float(asked())) > 0 and not last
+                    if stop or _due(trainer.save_freq, self.step, last):
+                        self.save()
+                    if stop:
+                        return False
+            if trainer.save_final_model:
+                self._save_model()
+            return True
+        finally:
+            self.tracking.close()
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One step of the method; returns its metrics.
+
+        Raises:
+            TrainingError: no update of the last steps was finite.
+            ValueError: a log-prob or an entropy is not finite (names the row and the token).
+        """
+        self.seconds.clear()
+        with self._timed("step"):
+            # 1, 2: responses and their scores
+            with self._timed("gen"):
+                self.engine.sync(self.policy.whole_model())
+                batch, metrics = self.sampler.training_batch(self.train_prompts, self.order, step)
+            # 3: log-probs of the sampled tokens, under the policy before the update and under the reference
+            batch = self._with_log_probs(batch)
+            # 4: advantages, over the rows of all processes
+            with self._timed("adv"):
+                whole, first = gather(batch, self.accelerator.num_processes, self.tokenizer.pad_token_id)
+                whole = replace(whole, token_level_rewards=token_level_rewards(whole, self.settings))
+                result = advantages(whole, self.settings, step, keep_tokens=self._dumps(step))
+                whole = replace(whole, advantages=result.advantages)
+                mine = whole.rows(range(first, first + len(batch)))
+            # 5: the update
+            with self._timed("update_actor"):
+                metrics.update(update(self.policy, mine, self.settings, step))
+        metrics.update(result.metrics)
+        metrics.update(data_metrics(whole, self.settings.data.max_prompt_length))
+        if self.settings.actor_rollout_ref.rollout.calculate_log_probs:
+            metrics.update(mismatch_metrics(whole))
+        tokens = int(whole.attention_mask.sum())
+        metrics.update(timing_metrics(self.seconds, tokens, self.accelerator.num_processes))
+        metrics["training/global_step"] = float(step)
+        metrics["training/epoch"] = self.order.position / len(self.train_prompts)
+        if self._dumps(step) and self.accelerator.is_main_process:
+            dump.write_step(Path(self.settings.trainer.rollout_data_dir), step, whole, result.tokens, self.tokenizer)
+        self._count_skipped(metrics, step)
+        return metrics
+
+    def _with_log_probs(self, batch: Batch) -> Batch:
+        actor, rollout, ref = (self.settings.actor_rollout_ref[name] for name in ("actor", "rollout", "ref"))
+        size = rollout.log_prob_micro_batch_size_per_gpu or 2 * (actor.ppo_micro_batch_size_per_gpu or DEFAULT_MICRO_BATCH)
+        with self._timed("old_log_prob"):
+            old, entropy = self.policy.log_probs(batch, size, with_entropy=True)
+        reference = None
+        if self.policy.has_reference:
+            with self._timed("ref"):
+                size = ref.log_prob_micro_batch_size_per_gpu or size
+                reference, _ = self.policy.log_probs(batch, size, reference=True)
+        return replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
+
+    def _validate(self) -> dict[str, float]:
+        with self._timed("testing"):
+            metrics, batches = validate(self.sampler, self.val_prompts)
+        folder = self.settings.trainer.validation_data_dir
+        if folder is not None:
+            dump.write_validation(Path(folder), self.step, self.accelerator.process_index, batches, self.tokenizer)
+        return {**metrics, "timing_s/testing": self.seconds["testing"]}
+
+    def _dumps(self, step: int) -> bool:
+        trainer = self.settings.trainer
+        return trainer.rollout_data_dir is not None and step % trainer.rollout_data_freq == 0
+
+    def _count_skipped(self, metrics: dict[str, float], step: int) -> None:
+        self.skipped_steps = self.skipped_steps + 1 if metrics["actor/grad_norm"] != metrics["actor/grad_norm"] else 0
+        if self.skipped_steps >= MAX_SKIPPED_STEPS:
+            raise TrainingError(
+                f"step {step}: no gradient of the last {MAX_SKIPPED_STEPS} steps was finite; the policy is as it was before "
+                "them. Try a lower actor_rollout_ref.actor.optim.lr, or fsdp_config.dtype=float32"
+            )
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds[name] += time.perf_counter() - began
+
+    # --- checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished step.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        state = self.policy.state()
+        random_states: list[Any] = [checkpoint.random_state()]
+        if self.accelerator.num_processes > 1:
+            states: list[Any] = [None] * self.accelerator.num_processes
+            torch.distributed.all_gather_object(states, random_states[0])
+            random_states = states
+        trainer = self.settings.trainer
+        with_model = "hf_model" in self.settings.actor_rollout_ref.actor.checkpoint.save_contents
+        whole = self.policy.whole_model() if with_model else None
+        if self.accelerator.is_main_process:
+            extra = {
+                "step": self.step,
+                "position": self.order.position,
+                "scheduler": state["scheduler"],
+                "skipped_steps": self.skipped_steps,
+                "random": random_states,
+                "trackers": self.tracker_ids,
+                "data": self.data_fingerprint,
+                "metrics": {n: v for n, v in self.last_metrics.items() if n.startswith(("val-core/", "critic/score/"))},
+            }
+            checkpoint.save(
+                self.run,
+                self.step,
+                {"model": state["model"], "optimizer": state["optimizer"], "extra": extra},
+                keep=trainer.max_actor_ckpt_to_keep,
+                extra_files=self._model_writer(whole) if with_model else None,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _model_writer(self, model: Any) -> Callable[[Path], None]:
+        return lambda folder: export.write_model(
+            folder / "huggingface", model, self.tokenizer, self.settings, self.step, self.last_metrics
+        )
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, or of a run on other data or with another model.
+        """
+        parts = checkpoint.load(folder, CHECKPOINT_PARTS)
+        extra = parts["extra"]
+        if extra["data"] != self.data_fingerprint:
+            raise checkpoint.CheckpointError(
+                f"{folder} is of a run on other training data (data.train_files has changed since): give the same files, "
+                "or begin a new run with actor_rollout_ref.model.path set to a model folder made of this one"
+            )
+        try:
+            self.policy.load_state({"model": parts["model"], "optimizer": parts["optimizer"], "scheduler": extra["scheduler"]})
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path: {error}") from error
+        self.step, self.skipped_steps = extra["step"], extra["skipped_steps"]
+        self.order.position = extra["position"]
+        self.tracker_ids, self.last_metrics = dict(extra["trackers"]), dict(extra["metrics"])
+        states = extra["random"]
+        if len(states) == self.accelerator.num_processes:  # with another number the run goes on, but not bit for bit
+            checkpoint.set_random_state(states[self.accelerator.process_index])
+
+    def _save_model(self) -> None:
+        whole = self.policy.whole_model()
+        if self.accelerator.is_main_process:
+            folder = export.replace_model(self.run / "model", whole, self.tokenizer, self.settings, self.step, self.last_metrics)
+            self.tracking.say(f"model: {folder}")
+        self.accelerator.wait_for_everyone()
+
+
+def _due(every: int, step: int, last: bool) -> bool:
+    return every > 0 and (step % every == 0 or last)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM let the step finish; a second Ctrl-C ends at once."""
+    asked: list[int] = []
+
+    def handler(number: int, _frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("\nstopping after this step, with a checkpoint (once more: at once, without)", flush=True)
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

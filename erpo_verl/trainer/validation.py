@@ -1,0 +1,61 @@
+"""Validation during training: avg@n, unbiased pass@k, maj@k, lengths and the share cut off, by data source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from erpo_verl.evaluation.statistics import ProblemSamples, validation_metrics
+from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.data import Prompt
+from erpo_verl.trainer.experience import Sampler
+
+PROMPTS_AT_ONCE = 256
+
+
+def validate(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[dict[str, float], list[Batch]]:
+    """Sample and judge all validation prompts; returns metrics (the same in every process) and this process's batches.
+
+    The seed is the same at every step, so that two validations differ by the policy alone.
+    """
+    mine = range(sampler.rank, len(prompts), sampler.processes)
+    batches, problems = [], []
+    for start in range(0, len(mine), PROMPTS_AT_ONCE):
+        numbers = mine[start : start + PROMPTS_AT_ONCE]
+        params = replace(sampler.val_params, seed=sampler.seed("validation", start))
+        batch = sampler.sample([prompts[i] for i in numbers], [f"val-{i}" for i in numbers], params)
+        batches.append(batch)
+        problems += as_problems(batch, params.n)
+    if sampler.processes > 1:
+        parts: list[Any] = [None] * sampler.processes
+        torch.distributed.all_gather_object(parts, problems)
+        problems = [problem for part in parts for problem in part]
+    return validation_metrics(problems), batches
+
+
+def as_problems(batch: Batch, n: int) -> list[ProblemSamples]:
+    """One entry a group of n rows. Accuracy is the reward's ``acc``, or its score where it returns none."""
+    accuracy = [float(a) for a in batch.reward_info.get("acc", batch.scores.tolist())]
+    predictions = [str(p) for p in batch.reward_info.get("pred", batch.texts)]
+    scores, lengths = batch.scores.tolist(), batch.lengths.tolist()
+    problems = []
+    for start in range(0, len(batch), n):
+        rows = slice(start, start + n)
+        prompt = batch.prompts[start]
+        level = prompt.level
+        problems.append(
+            ProblemSamples(
+                id=str(prompt.extra_info.get("id", batch.uid[start])),
+                source=prompt.data_source,
+                acc=accuracy[rows],
+                predictions=predictions[rows],
+                lengths=lengths[rows],
+                finished=batch.finished[rows],
+                level=None if level is None else str(level),
+                scores=scores[rows],
+            )
+        )
+    return problems

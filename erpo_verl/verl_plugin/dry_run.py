@@ -1,0 +1,279 @@
+"""Check a run of verl before it is started: without a GPU, without Ray, without loading a model.
+
+    python -m erpo_verl.verl_plugin.dry_run [--gpu-memory-gb 80] OVERRIDE...
+
+The overrides are those of ``verl.trainer.main_ppo``. They are composed against verl's own configuration, in this process; then
+ERPO's checks, verl's, and those of this file look at the result: files, batch sizes, lengths, and whether each phase of a step fits
+into a GPU (``memory``). All problems are printed, each with what to set; the exit code is 1 if there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import io
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from erpo_verl.config import ErpoConfigError
+from erpo_verl.verl_plugin import architectures, memory
+
+COLUMNS = ("data_source", "prompt", "reward_model")
+"""What verl's data set and the reward read of a parquet file."""
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """verl's configuration with these overrides, as ``main_ppo`` would see it.
+
+    Raises:
+        ValueError: Hydra refuses an override; the message is Hydra's.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Hydra's own settings (where its log goes) are not verl's and cannot be composed.
+    ours = [override for override in overrides if not override.lstrip("+~").startswith("hydra.")]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            return hydra_compose("ppo_trainer", overrides=ours)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(" ".join(str(part).strip() for part in (error, error.__cause__) if part)) from error
+
+
+def check(config: DictConfig, gpu_memory_gb: float | None = None) -> tuple[list[str], list[str]]:
+    """Look at a composed configuration.
+
+    Args:
+        config: verl's configuration.
+        gpu_memory_gb: memory of each GPU in GiB; None to leave the estimate out.
+
+    Returns:
+        (problems, notes): what must be changed, and what there is to say, the table of memory among it.
+    """
+    problems, notes = _erpo_problems(config), []
+    problems += _verl_problems(config)
+    model, model_problems, model_notes = _model(config)
+    problems += model_problems + _file_problems(config) + _batch_problems(config) + _length_problems(config, model)
+    notes += model_notes
+    unknown = _why_no_estimate(config) if model is not None and gpu_memory_gb is not None else None
+    if unknown:
+        notes.append(f"memory is not estimated: {unknown}")
+    elif model is not None and gpu_memory_gb is not None:
+        result = memory.estimate(model, memory.Sizes.from_config(config), gpu_memory_gb)
+        notes.append(result.text())
+        problems += result.problems
+    return problems, notes
+
+
+def _get(config: DictConfig, key: str, default: Any = None) -> Any:
+    value = OmegaConf.select(config, key, default=default)
+    return default if value is None else value
+
+
+def _erpo_problems(config: DictConfig) -> list[str]:
+    from erpo_verl.verl_plugin.checks import check_config
+
+    try:
+        check_config(config)
+    except ErpoConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def _verl_problems(config: DictConfig) -> list[str]:
+    """What verl's own checks say: those that ``main_ppo`` makes, and the dataclasses that its workers build from the settings."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    problems = []
+    if not _has_vllm():  # verl asks vLLM which ranks of LoRA it serves; a laptop has none to ask
+        config = OmegaConf.merge(config, {"actor_rollout_ref": {"model": {"lora_rank": 0}}})
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "Disabled critic", as is meant
+        try:
+            validate_config(config, need_reference_policy(config), need_critic(config))
+        except ErpoConfigError:
+            pass  # ERPO's checks are hooked in there; they have been heard
+        except Exception as error:
+            problems.append(f"verl: {error}")
+        try:
+            omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+        except Exception as error:
+            problems.append(f"verl, actor_rollout_ref.rollout: {' '.join(str(error).split())}")
+    return problems
+
+
+def _has_vllm() -> bool:
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _model(config: DictConfig) -> tuple[architectures.Architecture | None, list[str], list[str]]:
+    key = "actor_rollout_ref.model.path"
+    path = _get(config, key)
+    try:
+        model = architectures.find(path)
+    except ValueError as error:
+        return None, [f"{key}={path}: {error}"], []
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        files = {file.name for file in folder.iterdir()}
+        missing = [] if any(n.endswith((".safetensors", ".bin")) for n in files) else ["weights (*.safetensors)"]
+        missing += [] if files & {"tokenizer.json", "tokenizer.model", "vocab.json"} else ["a tokenizer"]
+        return model, [f"{key}={path}: the folder has no {' and no '.join(missing)}"] if missing else [], []
+    if path.startswith(("/", "./", "../", "~")):
+        return None, [f"{key}={path}: there is no such folder"], []
+    if model is None:
+        return None, [], [f"{path} is not among the models whose sizes are known here: lengths and memory are not checked"]
+    return model, [], []
+
+
+def _file_problems(config: DictConfig) -> list[str]:
+    problems, rows = [], {}
+    for key in ("data.train_files", "data.val_files"):
+        files = _get(config, key)
+        rows[key] = 0
+        for file in [files] if isinstance(files, str) else list(files):
+            if "://" in file:
+                return problems  # verl will fetch it
+            path = Path(file).expanduser()
+            if not path.is_file():
+                problems.append(f"{key}: {file} is missing; make it with `erpo prepare`, or name your own")
+            elif path.suffix == ".parquet":
+                found, number = _parquet(path)
+                rows[key] += number
+                if isinstance(found, str):
+                    problems.append(f"{key}: {file} cannot be read: {found}")
+                elif lacking := [column for column in COLUMNS if column not in found]:
+                    problems.append(f"{key}: {file} has no column {', '.join(lacking)}; it has {', '.join(found)}")
+    batch = _get(config, "data.train_batch_size")
+    if not problems and 0 < rows["data.train_files"] < batch:
+        problems.append(
+            f"data.train_batch_size={batch}: more than the {rows['data.train_files']} problems of data.train_files"
+        )
+    return problems
+
+
+def _parquet(path: Path) -> tuple[list[str] | str, int]:
+    """(its columns, or why it cannot be read; number of rows)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        return list(file.schema_arrow.names), file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        return " ".join(str(error).split()), 0
+
+
+def _batch_problems(config: DictConfig) -> list[str]:
+    problems = []
+    role = "actor_rollout_ref"
+    gpus = _get(config, "trainer.n_gpus_per_node") * _get(config, "trainer.nnodes")
+    batch, mini = _get(config, "data.train_batch_size"), _get(config, f"{role}.actor.ppo_mini_batch_size")
+    n, tensor = _get(config, f"{role}.rollout.n"), _get(config, f"{role}.rollout.tensor_model_parallel_size")
+    parallel = _sequence_parallel(config)
+    for key, value in ((f"{role}.rollout.tensor_model_parallel_size", tensor), (f"{role}.actor.ulysses_sequence_parallel_size", parallel)):
+        if gpus % value:
+            problems.append(f"{key}={value}: must be a divisor of the {gpus} GPUs")
+    if batch % mini:
+        problems.append(f"data.train_batch_size={batch}: must be a multiple of {role}.actor.ppo_mini_batch_size={mini}")
+    if gpus % parallel == 0 and mini * n % (gpus // parallel):
+        problems.append(
+            f"{role}.actor.ppo_mini_batch_size={mini} x {role}.rollout.n={n}: must be a multiple of the"
+            f" {gpus // parallel} GPUs that each take a share"
+        )
+    dynamic, log_prob = _get(config, f"{role}.actor.use_dynamic_bsz"), _get(config, f"{role}.rollout.log_prob_use_dynamic_bsz")
+    if dynamic != log_prob:
+        problems.append(f"{role}.rollout.log_prob_use_dynamic_bsz={log_prob}: must be as {role}.actor.use_dynamic_bsz={dynamic}")
+    return problems
+
+
+def _length_problems(config: DictConfig, model: architectures.Architecture | None) -> list[str]:
+    problems = []
+    role = "actor_rollout_ref"
+    prompt, response = _get(config, "data.max_prompt_length"), _get(config, "data.max_response_length")
+    longest = prompt + response
+    words = f"data.max_prompt_length={prompt} + data.max_response_length={response}"
+    engine = _get(config, f"{role}.rollout.max_model_len")
+    if model is not None and longest > model.max_positions:
+        problems.append(f"{words}: more than the model's context of {model.max_positions} tokens (max_position_embeddings)")
+    elif model is not None and engine is not None and engine > model.max_positions:
+        problems.append(f"{role}.rollout.max_model_len={engine}: more than the model's context of {model.max_positions} tokens")
+    if engine is not None and engine < longest:
+        problems.append(f"{role}.rollout.max_model_len={engine}: less than {words}; answers would be cut off there")
+    if _get(config, f"{role}.actor.use_dynamic_bsz"):
+        parallel = _sequence_parallel(config)
+        keys = (f"{role}.actor.ppo_max_token_len_per_gpu", f"{role}.rollout.log_prob_max_token_len_per_gpu")
+        if _get(config, f"{role}.actor.use_kl_loss", False) or _get(config, "algorithm.use_kl_in_reward", False):
+            keys += (f"{role}.ref.log_prob_max_token_len_per_gpu",)
+        for key in keys:
+            budget = _get(config, key)
+            if budget * parallel < longest:
+                problems.append(f"{key}={budget}: less than {words}; verl stops at the first response of that length")
+    tensor = _get(config, f"{role}.rollout.tensor_model_parallel_size")
+    if model is not None and model.heads % tensor:
+        problems.append(f"{role}.rollout.tensor_model_parallel_size={tensor}: vLLM cannot share the {model.heads} heads among them")
+    return problems
+
+
+def _sequence_parallel(config: DictConfig) -> int:
+    keys = ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size")
+    return max(_get(config, key, 1) for key in keys)
+
+
+def _why_no_estimate(config: DictConfig) -> str | None:
+    role = "actor_rollout_ref"
+    if _get(config, "trainer.device") != "cuda":
+        return f"trainer.device={_get(config, 'trainer.device')}"
+    known = (
+        (f"{role}.actor.strategy", ("fsdp", "fsdp2")),
+        (f"{role}.rollout.name", ("vllm",)),
+        (f"{role}.actor.fsdp_config.model_dtype", memory.DTYPES),
+        (f"{role}.ref.fsdp_config.model_dtype", memory.DTYPES),
+    )
+    for key, values in known:
+        if _get(config, key) not in values:
+            return f"{key}={_get(config, key)}"
+    if _get(config, "trainer.use_v1") and _get(config, "trainer.v1.trainer_mode") == "separate_async":
+        return "trainer.v1.trainer_mode=separate_async has the rollouts on GPUs of their own"
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu-memory-gb", type=float, default=80.0, help="memory of each GPU in GiB (80)")
+    parser.add_argument("overrides", nargs="*", help="overrides of verl.trainer.main_ppo")
+    args = parser.parse_args(argv)
+    try:
+        config = compose(args.overrides)
+    except ValueError as error:
+        print(f"not a configuration of verl: {error}", file=sys.stderr)
+        return 1
+    problems, notes = check(config, args.gpu_memory_gb)
+    for note in notes:
+        print(note)
+    if problems:
+        print(f"{len(problems)} to mend before the start:", file=sys.stderr)
+        for problem in problems:
+            print(f"  - {problem}", file=sys.stderr)
+        return 1
+    print("Checked: settings, files, batches, lengths, memory. Nothing stands against a start.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,2 @@
+# Qwen2.5-7B, all parameters, 8 GPUs of 80 GB.
+MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-7B}"

@@ -1,0 +1,177 @@
+"""Every recipe composes against verl's configuration, passes the checks, fits its GPUs, and differs from its twins in the algorithm alone.
+
+About half a minute: bash prints each recipe's command, and all are composed in this one process.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("verl")
+
+from omegaconf import OmegaConf
+from recipe_tools import MODELS, RECIPES, SCRIPTS, clean_environment, command, write_problems
+
+from erpo_verl.config import ErpoConfig
+from erpo_verl.verl_plugin import dry_run
+from examples.arithmetic.model import build_model
+from examples.arithmetic.tokenizer import build_tokenizer
+
+ALGORITHMS = ("grpo", "erpo", "ep_grpo")
+# All that may differ between the recipes of one model, and what it is in each.
+ALGORITHM_KEYS = {
+    "algorithm.adv_estimator": ("grpo", "erpo", "erpo"),
+    "algorithm.erpo.preset": (None, None, "ep_grpo"),
+    "actor_rollout_ref.actor.policy_loss.loss_mode": ("vanilla", "erpo", "erpo"),
+}
+NAMED_AFTER_THE_RUN = {
+    "trainer.experiment_name",
+    "trainer.default_local_dir",
+    "ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH",
+    "ray_kwargs.ray_init.runtime_env.env_vars.WANDB_DIR",
+    # verl interpolates the experiment's name here.
+    "actor_rollout_ref.rollout.trace.experiment_name",
+}
+ARMS = [line.split("|")[0].strip() for line in (SCRIPTS / "ablations.txt").read_text().splitlines() if "|" in line and line[0] != "#"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Small problems and a small model whose context is as long as a recipe may want it."""
+    folder = tmp_path_factory.mktemp("files")
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed=0, layers=1)
+    model.config.max_position_embeddings = 32768
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    train = write_problems(folder / "train.parquet", 256)
+    held_out = [write_problems(folder / f"held out {i}.parquet", 3) for i in range(2)]
+    return {
+        "MODEL_PATH": str(folder / "model"),
+        "TRAIN_FILES": str(train),
+        "VAL_FILES": ",".join(map(str, held_out)),
+        "HOME": str(folder),
+    }
+
+
+@functools.cache
+def composed(script: str, arguments: tuple[str, ...] = (), variables: tuple[tuple[str, str], ...] = ()):
+    return dry_run.compose(command(script, *arguments, **dict(variables)))
+
+
+def flat(config) -> dict[str, object]:
+    out: dict[str, object] = {}
+
+    def walk(prefix: str, value) -> None:
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                walk(f"{prefix}.{name}" if prefix else str(name), inner)
+        else:
+            out[prefix] = value
+
+    walk("", OmegaConf.to_container(config, resolve=False))
+    out["trainer.experiment_name"] = config.trainer.experiment_name
+    return out
+
+
+def card(model: str) -> float:
+    """Memory of a GPU that the recipes of a model are made for."""
+    source = f'source "{SCRIPTS}/recipes/{model}.sh"; source "{SCRIPTS}/recipes/defaults.sh"; echo "$GPU_MEMORY_GB $GPUS"'
+    done = subprocess.run(["bash", "-euc", source], env=clean_environment(), capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[0])
+
+
+def test_there_is_a_set_of_recipes_for_each_model():
+    assert {path.name for path in RECIPES} == {f"run_{a}_{m}.sh" for a in ALGORITHMS for m in MODELS}
+    assert {path.stem for path in (SCRIPTS / "recipes").glob("*.sh")} == {*MODELS, "common", "defaults"}
+    assert len(MODELS) >= 10
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_recipes_of_a_model_differ_in_the_algorithm_alone(model, files):
+    settings = [flat(composed(f"run_{algorithm}_{model}.sh", variables=tuple(files.items()))) for algorithm in ALGORITHMS]
+    keys = set().union(*settings)
+    different = {key for key in keys if len({repr(s.get(key)) for s in settings}) > 1}
+    assert different - NAMED_AFTER_THE_RUN == set(ALGORITHM_KEYS)
+    for key, values in ALGORITHM_KEYS.items():
+        assert tuple(s.get(key) for s in settings) == values
+    names = [s["trainer.experiment_name"] for s in settings]
+    assert names == [f"{algorithm}_{model}-s1" for algorithm in ALGORITHMS]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_recipes_fit_the_gpus_that_they_name(model, files):
+    """With the sizes of the real model, from the table; only the problems are stand-ins."""
+    stand_in = {name: value for name, value in files.items() if name != "MODEL_PATH"}
+    config = composed(f"run_erpo_{model}.sh", variables=tuple(stand_in.items()))
+    problems, notes = dry_run.check(config, card(model))
+    assert problems == []
+    (table,) = notes
+    assert "DOES NOT FIT" not in table and table.count("fits") == 4
+
+
+@pytest.mark.parametrize("script", [path.name for path in RECIPES])
+def test_every_recipe_passes_with_a_model_on_the_disk(script, files):
+    problems, notes = dry_run.check(composed(script, variables=tuple(files.items())), 80)
+    assert problems == []
+    assert "Memory of one GPU of 80 GiB" in notes[0]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_composes_and_passes(arm, files):
+    problems, _ = dry_run.check(composed("run_ablation.sh", (arm, "qwen1.5b"), tuple(files.items())), 80)
+    assert problems == []
+
+
+def test_arms_are_erpo_and_what_their_line_says(files):
+    erpo = flat(composed("run_erpo_qwen1.5b.sh", variables=tuple(files.items())))
+    for arm, expected in {
+        "erpo": {"algorithm.erpo.preset": "erpo"},
+        "gate_mean_one_only": {"algorithm.erpo.gate.normalize": "mean_one", "algorithm.erpo.progress.enable": False},
+        "decay_200": {"algorithm.erpo.progress.decay_steps": 200},
+        "grpo": {"algorithm.adv_estimator": "grpo", "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"},
+    }.items():
+        settings = flat(composed("run_ablation.sh", (arm, "qwen1.5b"), tuple(files.items())))
+        different = {k: v for k, v in settings.items() if k not in NAMED_AFTER_THE_RUN and erpo.get(k) != v}
+        assert different == expected, arm
+
+
+def test_every_setting_of_erpo_has_an_arm():
+    table = (SCRIPTS / "ablations.txt").read_text()
+    for row in ErpoConfig.settings():
+        assert f"algorithm.erpo.{row.key}=" in table, row.key
+
+
+def test_environment_and_arguments_win(files):
+    variables = (*files.items(), ("LR", "3e-6"), ("N", "4"), ("SEED", "7"), ("NNODES", "2"))
+    config = composed("run_erpo_qwen7b.sh", ("actor_rollout_ref.rollout.n=16", "+algorithm.erpo.gate.gamma=3"), variables)
+    assert config.actor_rollout_ref.actor.optim.lr == 3e-6
+    assert config.actor_rollout_ref.rollout.n == 16  # an argument comes after the environment
+    assert config.algorithm.erpo.gate.gamma == 3
+    assert (config.data.seed, config.actor_rollout_ref.rollout.seed, config.trainer.nnodes) == (7, 7, 2)
+    assert [Path(file).name for file in config.data.val_files] == ["held out 0.parquet", "held out 1.parquet"]
+    assert config.trainer.experiment_name == "erpo_qwen7b-s7"
+
+
+def test_no_secret_is_named():
+    for path in [*SCRIPTS.glob("*.sh"), *(SCRIPTS / "recipes").glob("*.sh")]:
+        text = path.read_text()
+        assert "_KEY=" not in text and "TOKEN=" not in text and "wandb login" not in text, path
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS.glob("*.sh"), *(SCRIPTS / "recipes").glob("*.sh")], ids=lambda p: p.name)
+def test_bash_reads_it(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck():
+    scripts = [*SCRIPTS.glob("run_*.sh"), SCRIPTS / "sweep.sh"]
+    # SC1091: sourced files by a computed name. SC2034: arrays and variables that the sourced file reads.
+    done = subprocess.run(["shellcheck", "-s", "bash", "-e", "SC1091,SC2034", *map(str, scripts)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -221,3 +221,13 @@ def help_text() -> str:
         default = "(required)" if key.default == REQUIRED else "null" if key.default is None else key.default
         lines.append(f"  {key.name} = {default}\n      {key.help} [{key.allowed}]")
     return "\n".join(lines)
+
+
+def markdown_table() -> str:
+    """The schema as the table of ``docs/trainer.md``."""
+    rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for key in KEYS:
+        default = "required" if key.default == REQUIRED else "null" if key.default is None else str(key.default)
+        default = default.lower() if isinstance(key.default, bool) else default
+        rows.append(f"| `{key.name}` | {default} | {key.allowed} | {key.help} |")
+    return "\n".join(rows)

@@ -1,12 +1,13 @@
-"""How sure a figure is: bootstrap intervals over problems, and paired tests of two models on the same problems. numpy only.
+"""How sure a figure is: bootstrap intervals over problems, and paired tests of two models on the same problems.
 
-Problems, not samples, are what is drawn: the samples of one problem say little about another problem. Where problems belong
-together (variants of one, rewordings of one) they are drawn together, as clusters. All draws are seeded.
+Problems, not samples, are what is drawn: the samples of one problem say little about another problem. Where problems
+belong together (variants of one, rewordings of one) they are drawn together, as clusters. All draws are seeded;
+numpy only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -40,29 +41,34 @@ class Paired:
     b_better: int
 
 
-def bootstrap(
-    numerator: Any,
-    denominator: Any = None,
+def bootstrap(numerator: Any, denominator: Any = None, **options: Any) -> Interval:
+    """Interval of a mean over problems, or of a ratio of two sums over problems; `bootstrap_all` for one figure."""
+    return bootstrap_all({"figure": (numerator, denominator)}, **options)["figure"]
+
+
+def bootstrap_all(
+    figures: Mapping[str, tuple[Any, Any]],
     *,
     clusters: Sequence[Any] | None = None,
     level: float = 0.95,
     method: str = "bca",
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Interval:
-    """Interval of a mean over problems, or of a ratio of two sums over problems.
+) -> dict[str, Interval]:
+    """Intervals of several figures of the same problems, all from the same draws.
 
     Args:
-        numerator: [P] values, one a problem.
-        denominator: [P] weights; the figure is sum(numerator) / sum(denominator). None: the mean of `numerator`. A resample whose
-            denominators sum to 0 is left out.
+        figures: name -> (numerator, denominator), [P] values each, one a problem; the figure is sum(numerator) /
+            sum(denominator), or the mean of the numerator where the denominator is None. Resamples whose denominators
+            sum to 0 are left out.
         clusters: [P] labels; problems with the same label are drawn together. None: each by itself.
         level: share of the time that the interval holds the true figure, in (0, 1).
         method: ``percentile``, or ``bca`` (Efron 1987: corrected for bias and skewness).
         resamples: draws, >= 1.
 
     Returns:
-        An interval without width where all problems came out alike (or there is one only): that is a lack of information.
+        Intervals. One without width means that all problems came out alike (or that there is one only): a lack of
+        information.
 
     Raises:
         ValueError: no problems, denominators that sum to 0, lengths that differ, or an argument out of its range.
@@ -73,20 +79,30 @@ def bootstrap(
         raise ValueError(f"level = {level}: must be between 0 and 1")
     if resamples < 1:
         raise ValueError(f"resamples = {resamples}: must be >= 1")
-    top = np.asarray(numerator, dtype=float)
-    bottom = np.ones_like(top) if denominator is None else np.asarray(denominator, dtype=float)
-    if top.ndim != 1 or top.shape != bottom.shape or not len(top):
-        raise ValueError(f"expected one numerator and denominator a problem, got shapes {top.shape} and {bottom.shape}")
-    if clusters is not None:
-        top, bottom = _cluster_sums(top, clusters), _cluster_sums(bottom, clusters)
-    if bottom.sum() == 0:
-        raise ValueError("the denominators sum to 0")
-    value = float(top.sum() / bottom.sum())
-    drawn = _resample(top, bottom, resamples, seed)
+    columns = []
+    for name, (numerator, denominator) in figures.items():
+        top = np.asarray(numerator, dtype=float)
+        bottom = np.ones_like(top) if denominator is None else np.asarray(denominator, dtype=float)
+        if top.ndim != 1 or top.shape != bottom.shape or not len(top):
+            raise ValueError(
+                f"{name}: expected one numerator and denominator a problem, got shapes {top.shape}, {bottom.shape}"
+            )
+        if clusters is not None:
+            top, bottom = _cluster_sums(top, clusters), _cluster_sums(bottom, clusters)
+        if bottom.sum() == 0:
+            raise ValueError(f"{name}: the denominators sum to 0")
+        columns.append((top, bottom))
+    tops, bottoms = (np.stack(side, axis=1) for side in zip(*columns, strict=True))  # [P, figures]
+    drawn_tops, drawn_bottoms = _resample(tops, bottoms, resamples, seed)  # [resamples, figures]
     tail = (1 - level) / 2
-    tails = _bca_tails(value, drawn, top, bottom, tail) if method == "bca" else (tail, 1 - tail)
-    low, high = np.quantile(drawn, tails)
-    return Interval(value, float(low), float(high))
+    intervals = {}
+    for name, top, bottom, above, below in zip(figures, tops.T, bottoms.T, drawn_tops.T, drawn_bottoms.T, strict=True):
+        value = float(top.sum() / bottom.sum())
+        drawn = above[below != 0] / below[below != 0]
+        tails = _bca_tails(value, drawn, top, bottom, tail) if method == "bca" else (tail, 1 - tail)
+        low, high = np.quantile(drawn, tails)
+        intervals[name] = Interval(value, float(low), float(high))
+    return intervals
 
 
 def compare_paired(
@@ -100,9 +116,9 @@ def compare_paired(
 ) -> Paired:
     """Is b better than a? [P] figures of the same problems in the same order.
 
-    The interval is the BCa bootstrap of the mean difference. The p-value flips the signs of the problems' (clusters') differences at
-    random, which is what no difference between the models would allow; all patterns are gone through where at most 16 problems
-    differ, else ``resamples`` random ones, counting the observed one, so that p is never 0.
+    The interval is the BCa bootstrap of the mean difference. The p-value flips the signs of the problems' (clusters')
+    differences at random, which is what no difference between the models would allow; all patterns are gone through
+    where at most 16 problems differ, else ``resamples`` random ones, counting the observed one, so that p is never 0.
 
     Raises:
         ValueError: a and b have different lengths, or are empty.
@@ -134,24 +150,29 @@ def _cluster_sums(values: np.ndarray, clusters: Sequence[Any]) -> np.ndarray:
     return sums
 
 
-def _resample(top: np.ndarray, bottom: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[resamples] figures, each of as many problems drawn with replacement."""
+def _resample(tops: np.ndarray, bottoms: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """[resamples, figures] sums of the numerators and denominators of as many problems, drawn with replacement."""
     rng = np.random.default_rng(seed)
-    size = len(top)
-    parts = []
+    size = len(tops)
+    above, below = [], []
     rows = max(1, _CHUNK // size)
     for start in range(0, resamples, rows):
-        chosen = rng.integers(size, size=(min(rows, resamples - start), size))
-        sums = bottom[chosen].sum(1)
-        parts.append((top[chosen].sum(1)[sums != 0]) / sums[sums != 0])
-    return np.concatenate(parts)
+        some = min(rows, resamples - start)
+        places = rng.integers(size, size=(some, size)) + size * np.arange(some)[:, None]
+        times = np.bincount(places.ravel(), minlength=some * size).reshape(some, size).astype(float)
+        above.append(times @ tops)
+        below.append(times @ bottoms)
+    return np.concatenate(above), np.concatenate(below)
 
 
-def _bca_tails(value: float, drawn: np.ndarray, top: np.ndarray, bottom: np.ndarray, tail: float) -> tuple[float, float]:
+def _bca_tails(
+    value: float, drawn: np.ndarray, top: np.ndarray, bottom: np.ndarray, tail: float
+) -> tuple[float, float]:
     """The two quantiles to read off, in place of tail and 1 - tail."""
     normal = NormalDist()
     # Ties count half: figures of few problems lie on a grid, and the observed one is often drawn again.
-    below = float((drawn < value).mean() + (drawn == value).mean() / 2)
+    same = np.isclose(drawn, value, rtol=1e-9, atol=1e-12)
+    below = float(((drawn < value) & ~same).mean() + same.mean() / 2)
     rest = bottom.sum() - bottom
     if not 0 < below < 1 or (rest == 0).any():
         return tail, 1 - tail

@@ -1,12 +1,13 @@
-"""What n samples a problem say about a model: avg@n, unbiased pass@k, maj@k, lengths. numpy only, nothing is read or written.
+"""What n samples a problem say about a model: avg@n, unbiased pass@k, maj@k, lengths. Plain numpy, no files.
 
 Two families of figures, which are easily confused, stand side by side:
 
-- drawn without replacement (`pass_at_k`, `majority_at_k`): what k of the n samples would give, averaged over all subsets
-  of k. Unbiased for "what k fresh samples give". Named ``pass@k`` and ``majority@k``.
-- drawn with replacement (`best_with_replacement`, `majority_with_replacement`): what verl's validation estimates with 1,000
-  bootstrap draws, here as the exact expectation of those draws. Named as in verl, ``best@k/mean`` and ``maj@k/mean``, so
-  that runs of both engines share a chart. Biased: with n = 8 samples of which one is right, best@8 is 0.656, pass@8 is 1.
+- drawn without replacement (`pass_at_k`, `majority_at_k`): what k of the n samples would give, averaged over all
+  subsets of k. Unbiased for "what k fresh samples give". Named ``pass@k`` and ``majority@k``.
+- drawn with replacement (`best_with_replacement`, `majority_with_replacement`): what verl's validation estimates with
+  1,000 bootstrap draws, here as the exact expectation of those draws. Named as in verl, ``best@k/mean`` and
+  ``maj@k/mean``, so that runs of both engines share a chart. Biased: with n = 8 samples of which one is right, best@8
+  is 0.656, pass@8 is 1.
 """
 
 from __future__ import annotations
@@ -95,9 +96,10 @@ def majority_at_k(answers: Sequence[str], right: Sequence[float], k: int, *, see
     Exact up to 128 samples, beyond that the mean over 4,096 seeded draws. With k = n it is the plain majority vote.
 
     Args:
-        answers: [n] answers, equal where they are spelled alike. "" is no answer: all of those together are one answer that
-            votes like any other and is never right.
-        right: [n] 1 or 0. Samples with the same answer normally agree; where they do not, the answer counts as right by their share.
+        answers: [n] answers, equal where they are spelled alike. "" is no answer: all of those together are one answer
+            that votes like any other and is never right.
+        right: [n] 1 or 0. Samples with the same answer normally agree; where they do not, the answer counts as right by
+            their share.
         k: size of the draw, 1 <= k <= n.
         seed: of the estimate.
 
@@ -126,7 +128,7 @@ def best_with_replacement(values: Sequence[float], k: int) -> float:
 def majority_with_replacement(answers: Sequence[str], values: Sequence[float], k: int) -> float:
     """Expected value of the most frequent of k answers drawn with replacement: what verl's ``maj@k/mean`` estimates.
 
-    verl breaks ties by the first answer drawn, which splits them evenly in expectation. Arguments as in `majority_at_k`.
+    verl breaks ties by the first answer drawn: in expectation an even split. Arguments as in `majority_at_k`.
     """
     if k < 1:
         raise ValueError(f"k = {k}: must be >= 1")
@@ -144,12 +146,16 @@ def _check_k(k: int, n: int) -> None:
         raise ValueError(f"k = {k}: must be between 1 and the number of samples, {n}")
 
 
-def _votes(answers: Sequence[str], values: Sequence[float], no_answer_counts: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _votes(
+    answers: Sequence[str], values: Sequence[float], no_answer_counts: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Each different answer's number of votes and mean value; no answer is worth 0."""
     members: dict[str, list[float]] = {}
     for answer, value in zip(answers, values, strict=True):
         members.setdefault(answer, []).append(float(value))
-    means = [0.0 if answer == NO_ANSWER and not no_answer_counts else float(np.mean(v)) for answer, v in members.items()]
+    means = [
+        0.0 if answer == NO_ANSWER and not no_answer_counts else float(np.mean(v)) for answer, v in members.items()
+    ]
     return np.array([len(v) for v in members.values()]), np.array(means)
 
 
@@ -164,9 +170,9 @@ def _majorities(
 ) -> np.ndarray:
     """[draws + 1]: for each size of draw s, the value of the majority summed over all draws, weighted by their ways.
 
-    For each number of votes t that the winner may have, one pass over the answers keeps two tables over (samples drawn so far,
-    answers with exactly t votes so far): the ways to get there with no answer above t, and the same weighted by the summed
-    value of the answers at t. Only positive terms are added, so nothing cancels.
+    For each number of votes t that the winner may have, one pass over the answers keeps two tables over (samples drawn
+    so far, answers with exactly t votes so far): the ways to get there with no answer above t, and the same weighted by
+    the summed value of the answers at t. Only positive terms are added, so nothing cancels.
 
     Args:
         ways: (votes that an answer has among the n, votes drawn of it) -> weight of drawing them.
@@ -211,11 +217,11 @@ def summarize(problems: Sequence[ProblemSamples], ks: Sequence[int] | None = Non
         seed: of majorities that are estimated.
 
     Returns:
-        ``problems``, ``samples``, ``n`` (smallest number of samples a problem), ``avg`` (avg@n, 0..1), ``pass`` and ``maj``
-        ({k: 0..1}), ``length`` (tokens, over samples: mean, median, right, wrong; ``cut_off``, share; None over no samples),
-        ``length_within`` (over problems with right and wrong samples: how many, the problem's mean length of right and of wrong
-        ones, and wrong - right: difficulty is held fixed), ``tokens_per_solved`` (all tokens / right samples: what a solved
-        problem costs at one sample each; None if nothing is right).
+        ``problems``, ``samples``, ``n`` (smallest number of samples a problem), ``avg`` (avg@n, 0..1), ``pass`` and
+        ``maj`` ({k: 0..1}), ``length`` (tokens, over samples: mean, median, right, wrong; ``cut_off``, share; None over
+        no samples), ``length_within`` (over problems with right and wrong samples: how many, the problem's mean length
+        of right and of wrong ones, and wrong - right: difficulty is held fixed), ``tokens_per_solved`` (all tokens /
+        right samples: what a solved problem costs at one sample each; None if nothing is right).
 
     Raises:
         ValueError: no problems.
@@ -267,11 +273,12 @@ def problem_values(problems: Sequence[ProblemSamples], ks: Sequence[int], *, see
 def validation_metrics(problems: Sequence[ProblemSamples]) -> dict[str, float]:
     """Validation metrics under verl's names (``val-core/...``, ``val-aux/...``), so that both engines share a chart.
 
-    As in verl 0.9.1: per source and variable (``acc``, and ``reward`` where scores are given) ``mean@n``, ``std@n``, and for
-    k = 2, 4, ... n ``best@k/mean``, ``worst@k/mean`` and ``maj@k/mean``; ``acc``'s mean, best and maj at n are core, the rest is
-    aux. Best, worst and maj are the exact expectations of what verl estimates with 1,000 draws. Besides: ``acc/pass@k`` and
-    ``acc/majority@k`` (without replacement), ``response_length/mean``, ``median`` and ``clip_ratio``,
-    ``response_length_right/mean`` and ``response_length_wrong/mean`` (0 over no samples), ``right_per_1k_tokens``.
+    As in verl 0.9.1: per source and variable (``acc``, and ``reward`` where scores are given) ``mean@n``, ``std@n``,
+    and for k = 2, 4, ... n ``best@k/mean``, ``worst@k/mean`` and ``maj@k/mean``; ``acc``'s mean, best and maj at n are
+    core, the rest is aux. Best, worst and maj are the exact expectations of what verl estimates with 1,000 draws.
+    Besides: ``acc/pass@k`` and ``acc/majority@k`` (without replacement), ``response_length/mean``, ``median`` and
+    ``clip_ratio``, ``response_length_right/mean`` and ``response_length_wrong/mean`` (0 over no samples),
+    ``right_per_1k_tokens``.
 
     Raises:
         ValueError: the problems of one source have different numbers of samples.
@@ -281,7 +288,9 @@ def validation_metrics(problems: Sequence[ProblemSamples]) -> dict[str, float]:
         mine = [p for p in problems if p.source == source]
         n = mine[0].n
         if any(p.n != n for p in mine):
-            raise ValueError(f"{source}: problems with {sorted({p.n for p in mine})} samples; metrics named @n need one n")
+            raise ValueError(
+                f"{source}: problems with {sorted({p.n for p in mine})} samples; metrics named @n need one n"
+            )
         for variable in ("acc", "reward") if all(p.scores is not None for p in mine) else ("acc",):
             for name, value in _verl_metrics(mine, variable, n).items():
                 core = variable == "acc" and name.startswith(("mean", "maj", "best")) and f"@{n}" in name

@@ -1,0 +1,81 @@
+"""Rewordings of a prompt that leave its answer alone: how much of a model's accuracy hangs on the phrasing?
+
+Each is a plain function of (the problem's text, the instruction that stood after it) to chat messages. The problem's
+text itself is never touched, only what stands around it; an instruction is only ever replaced by another that asks for
+the same boxed answer. Where a prompt is not understood well enough for a rewording, it is left out of that rewording
+and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from erpo_verl.data.templates import INSTRUCTION
+
+Messages = list[dict[str, str]]
+ORIGINAL = "original"
+
+# Instructions that are recognised at the end of a user's message: ours, and those of widespread recipes.
+INSTRUCTIONS = (
+    INSTRUCTION,
+    "Please reason step by step, and put your final answer within \\boxed{}.",
+    "Let's think step by step and output the final answer within \\boxed{}.",
+)
+OTHER_PHRASING = INSTRUCTIONS[1]
+OTHER_PHRASING_2 = "Solve the problem. Explain each step, and write only the final answer in \\boxed{}."
+
+
+def _user(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
+
+
+# name -> (does it need an instruction?, the messages from problem and instruction)
+REWORDINGS: dict[str, tuple[bool, Callable[[str, str], Messages]]] = {
+    "phrasing": (True, lambda p, i: _user(f"{p} {OTHER_PHRASING if i != OTHER_PHRASING else INSTRUCTION}")),
+    "phrasing_2": (True, lambda p, i: _user(f"{p} {OTHER_PHRASING_2}")),
+    "instruction_first": (True, lambda p, i: _user(f"{i}\n\n{p}")),
+    "instruction_in_system": (True, lambda p, i: [{"role": "system", "content": i}, *_user(p)]),
+    "blank_line": (True, lambda p, i: _user(f"{p}\n\n{i}")),
+    "heading": (False, lambda p, i: _user(f"Problem:\n{p}\n\n{i}".rstrip())),
+    "newline_before": (False, lambda p, i: _user(f"\n{p} {i}".rstrip())),
+    "newline_after": (False, lambda p, i: _user(f"{p} {i}".rstrip() + "\n")),
+}
+
+
+def parts(messages: Sequence[Mapping[str, str]], extra_info: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(problem, instruction) of a prompt, or None where it is neither one user's message nor that behind a known system
+    message.
+
+    The problem is ``extra_info.problem`` where the message begins with it, else what stands before a known instruction,
+    else the whole message, with an empty instruction.
+    """
+    roles = [message["role"] for message in messages]
+    content = messages[-1]["content"].strip()
+    if roles == ["system", "user"] and messages[0]["content"].strip() in INSTRUCTIONS:
+        return content, messages[0]["content"].strip()
+    if roles != ["user"]:
+        return None
+    raw = extra_info.get("problem") or extra_info.get("question")
+    if isinstance(raw, str) and raw.strip() and content.startswith(raw.strip()):
+        return raw.strip(), content.removeprefix(raw.strip()).strip()
+    for instruction in INSTRUCTIONS:
+        if content.endswith(instruction) and content != instruction:
+            return content.removesuffix(instruction).strip(), instruction
+    return content, ""
+
+
+def reword(name: str, messages: Sequence[Mapping[str, str]], extra_info: Mapping[str, Any]) -> Messages | None:
+    """The prompt under a rewording, or None where it does not apply or would change nothing.
+
+    Raises:
+        KeyError: no rewording of this name.
+    """
+    if name == ORIGINAL:
+        return [dict(message) for message in messages]
+    needs_instruction, build = REWORDINGS[name]
+    found = parts(messages, extra_info)
+    if found is None or (needs_instruction and not found[1]):
+        return None
+    messages, changed = [dict(message) for message in messages], build(*found)
+    return None if changed == messages else changed

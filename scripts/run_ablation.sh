@@ -26,13 +26,17 @@ case "${1:-}" in
 esac
 ARM="$1" NAME="${2:-}"
 if [ ! -f "$RECIPES/$NAME.sh" ] || [ "$NAME" = common ] || [ "$NAME" = defaults ]; then
-    echo "no model '$NAME'; the models: $(cd "$RECIPES" && ls | grep -vE '^(common|defaults)' | sed 's/\.sh$//' | tr '\n' ' ')" >&2
+    models=" $(cd "$RECIPES" && printf '%s ' *.sh)"
+    models="${models// common.sh/}"
+    models="${models// defaults.sh/}"
+    echo "no model '$NAME'; the models:${models//.sh/}" >&2
     exit 2
 fi
 shift 2
 OVERRIDES="$(arm_overrides "$ARM")"
 RECIPE="${ARM}_$NAME"
 
+# shellcheck source=/dev/null
 source "$RECIPES/$NAME.sh"
 source "$RECIPES/defaults.sh"
 

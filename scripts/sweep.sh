@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Arms x seeds, one run after another, until all are finished; then their comparison.
 #   ARMS="grpo erpo" SEEDS="1 2 3" MODEL=qwen1.5b bash scripts/sweep.sh [overrides]
-# A finished run is skipped, a broken-off one goes on from its checkpoint, a failed one does not stop the others (exit code 1 at the
-# end). Ctrl-C ends the run in hand in order and stops; the same command goes on from there.
+# A finished run is skipped, a broken-off one goes on from its checkpoint, a failed one does not stop the others (exit
+# code 1 at the end). Ctrl-C ends the run in hand in order and stops; the same command goes on from there.
 #   ARMS      lines of ablations.txt (bash scripts/run_ablation.sh --list)
-#   ENGINE    verl: the recipe of MODEL, with everything that recipes take from the environment (TOTAL_STEPS, DATA_DIR, ...)
+#   ENGINE    verl: the recipe of MODEL, with all that recipes take from the environment (TOTAL_STEPS, DATA_DIR, ...)
 #             accelerate: `erpo train CONFIG`, CONFIG a YAML file
-#   LAUNCH    instead of an engine, a command that gets the arm's name and the overrides, and RUN_DIR, SEED and EXPERIMENT
+#   LAUNCH    instead of an engine, a command; it gets the arm's name and the overrides, and RUN_DIR, SEED, EXPERIMENT
 #   OUT       where the runs go: OUT/ARM-sSEED, with metrics.jsonl, run.log and, once finished, the empty file `done`
 #   COMPARE   the command at the end; COMPARE=true for none      DRY_RUN=1   check every arm and start nothing
 set -euo pipefail
@@ -24,7 +24,7 @@ COMPARE="${COMPARE:-$PYTHON -m erpo_verl.cli compare}"
 
 case "$ENGINE" in
     verl) ;;
-    accelerate) [ -f "$CONFIG" ] || { echo "ENGINE=accelerate needs CONFIG, a YAML file of \`erpo train\`" >&2; exit 2; } ;;
+    accelerate) [ -f "$CONFIG" ] || { echo "ENGINE=accelerate needs CONFIG, the YAML file of \`erpo train\`" >&2; exit 2; } ;;
     *) echo "ENGINE=$ENGINE: must be verl or accelerate" >&2; exit 2 ;;
 esac
 
@@ -83,7 +83,7 @@ finish_or_go_on() { # arm, seed, overrides...; the run's exit code in `status`
     known_by="$words" # what a run must have been begun with to be gone on with
     if [ -z "$LAUNCH" ] && [ "$ENGINE" = verl ]; then known_by="$(DRY_RUN=print "${command[@]}")"; fi
     if [ -f "$RUN_DIR/command.txt" ] && [ "$(cat "$RUN_DIR/command.txt")" != "$known_by" ]; then
-        echo "$EXPERIMENT: begun with another command (see $RUN_DIR/command.txt); give another OUT, or remove that file to go on" >&2
+        echo "$EXPERIMENT: begun with another command, $RUN_DIR/command.txt: give another OUT, or remove that file" >&2
         status=2
         return
     fi

@@ -1,8 +1,8 @@
-"""The numbers of a decoder-only model that memory depends on: from a Hugging Face configuration, or for the recipes' models from a
-table, so that a recipe can be checked where its model is not on the disk.
+"""The numbers of a decoder-only model that memory depends on: from a Hugging Face configuration, or for the recipes'
+models from a table, so that a recipe can be checked where its model is not on the disk.
 
-The table repeats the files ``config.json`` of the named repositories on https://huggingface.co; a test compares the parameter
-counts that follow from it with those on the model cards.
+The table repeats the files ``config.json`` of the named repositories on https://huggingface.co; a test compares the
+parameter counts that follow from it with those on the model cards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a model of the Llama family (Qwen2, Qwen3 and Llama): attention with grouped keys, gated MLP, RMSNorm."""
+    """Sizes of a model like Llama (also Qwen2 and Qwen3): attention with grouped keys, gated MLP, RMSNorm."""
 
     layers: int
     hidden: int

@@ -2,9 +2,10 @@
 
     python -m erpo_verl.verl_plugin.dry_run [--gpu-memory-gb 80] OVERRIDE...
 
-The overrides are those of ``verl.trainer.main_ppo``. They are composed against verl's own configuration, in this process; then
-ERPO's checks, verl's, and those of this file look at the result: files, batch sizes, lengths, and whether each phase of a step fits
-into a GPU (``memory``). All problems are printed, each with what to set; the exit code is 1 if there are any.
+The overrides are those of ``verl.trainer.main_ppo``. They are composed against verl's own configuration, in this
+process; then ERPO's checks, verl's, and those of this file look at the result: files, batch sizes, lengths, and
+whether each phase of a step fits into a GPU (``memory``). All problems are printed, each with what to set; the exit
+code is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ def compose(overrides: list[str]) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     # Hydra's own settings (where its log goes) are not verl's and cannot be composed.
     ours = [override for override in overrides if not override.lstrip("+~").startswith("hydra.")]
+    for override in ours:  # one by one, because Hydra's message does not say which one it could not read
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException as error:
+            raise ValueError(f"{override}: {error}") from error
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("verl.trainer.config", version_base=None):
@@ -90,7 +97,7 @@ def _erpo_problems(config: DictConfig) -> list[str]:
 
 
 def _verl_problems(config: DictConfig) -> list[str]:
-    """What verl's own checks say: those that ``main_ppo`` makes, and the dataclasses that its workers build from the settings."""
+    """What verl says: the checks that ``main_ppo`` makes, and the dataclass that its workers build."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
@@ -131,12 +138,16 @@ def _model(config: DictConfig) -> tuple[architectures.Architecture | None, list[
     if folder.is_dir():
         files = {file.name for file in folder.iterdir()}
         missing = [] if any(n.endswith((".safetensors", ".bin")) for n in files) else ["weights (*.safetensors)"]
-        missing += [] if files & {"tokenizer.json", "tokenizer.model", "vocab.json"} else ["a tokenizer"]
+        missing += [] if files & {"tokenizer.json", "tokenizer.model", "vocab.json"} else ["tokenizer"]
         return model, [f"{key}={path}: the folder has no {' and no '.join(missing)}"] if missing else [], []
     if path.startswith(("/", "./", "../", "~")):
         return None, [f"{key}={path}: there is no such folder"], []
     if model is None:
-        return None, [], [f"{path} is not among the models whose sizes are known here: lengths and memory are not checked"]
+        return (
+            None,
+            [],
+            [f"{path} is not among the models whose sizes are known here: lengths and memory are not checked"],
+        )
     return model, [], []
 
 
@@ -185,7 +196,10 @@ def _batch_problems(config: DictConfig) -> list[str]:
     batch, mini = _get(config, "data.train_batch_size"), _get(config, f"{role}.actor.ppo_mini_batch_size")
     n, tensor = _get(config, f"{role}.rollout.n"), _get(config, f"{role}.rollout.tensor_model_parallel_size")
     parallel = _sequence_parallel(config)
-    for key, value in ((f"{role}.rollout.tensor_model_parallel_size", tensor), (f"{role}.actor.ulysses_sequence_parallel_size", parallel)):
+    for key, value in (
+        (f"{role}.rollout.tensor_model_parallel_size", tensor),
+        (f"{role}.actor.ulysses_sequence_parallel_size", parallel),
+    ):
         if gpus % value:
             problems.append(f"{key}={value}: must be a divisor of the {gpus} GPUs")
     if batch % mini:
@@ -195,9 +209,14 @@ def _batch_problems(config: DictConfig) -> list[str]:
             f"{role}.actor.ppo_mini_batch_size={mini} x {role}.rollout.n={n}: must be a multiple of the"
             f" {gpus // parallel} GPUs that each take a share"
         )
-    dynamic, log_prob = _get(config, f"{role}.actor.use_dynamic_bsz"), _get(config, f"{role}.rollout.log_prob_use_dynamic_bsz")
+    dynamic, log_prob = (
+        _get(config, f"{role}.actor.use_dynamic_bsz"),
+        _get(config, f"{role}.rollout.log_prob_use_dynamic_bsz"),
+    )
     if dynamic != log_prob:
-        problems.append(f"{role}.rollout.log_prob_use_dynamic_bsz={log_prob}: must be as {role}.actor.use_dynamic_bsz={dynamic}")
+        problems.append(
+            f"{role}.rollout.log_prob_use_dynamic_bsz={log_prob}: must be as {role}.actor.use_dynamic_bsz={dynamic}"
+        )
     return problems
 
 
@@ -209,9 +228,13 @@ def _length_problems(config: DictConfig, model: architectures.Architecture | Non
     words = f"data.max_prompt_length={prompt} + data.max_response_length={response}"
     engine = _get(config, f"{role}.rollout.max_model_len")
     if model is not None and longest > model.max_positions:
-        problems.append(f"{words}: more than the model's context of {model.max_positions} tokens (max_position_embeddings)")
+        problems.append(
+            f"{words}: more than the model's context of {model.max_positions} tokens (max_position_embeddings)"
+        )
     elif model is not None and engine is not None and engine > model.max_positions:
-        problems.append(f"{role}.rollout.max_model_len={engine}: more than the model's context of {model.max_positions} tokens")
+        problems.append(
+            f"{role}.rollout.max_model_len={engine}: more than the model's context of {model.max_positions} tokens"
+        )
     if engine is not None and engine < longest:
         problems.append(f"{role}.rollout.max_model_len={engine}: less than {words}; answers would be cut off there")
     if _get(config, f"{role}.actor.use_dynamic_bsz"):
@@ -225,12 +248,17 @@ def _length_problems(config: DictConfig, model: architectures.Architecture | Non
                 problems.append(f"{key}={budget}: less than {words}; verl stops at the first response of that length")
     tensor = _get(config, f"{role}.rollout.tensor_model_parallel_size")
     if model is not None and model.heads % tensor:
-        problems.append(f"{role}.rollout.tensor_model_parallel_size={tensor}: vLLM cannot share the {model.heads} heads among them")
+        problems.append(
+            f"{role}.rollout.tensor_model_parallel_size={tensor}: vLLM cannot share the {model.heads} heads among them"
+        )
     return problems
 
 
 def _sequence_parallel(config: DictConfig) -> int:
-    keys = ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size")
+    keys = (
+        "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
+        "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size",
+    )
     return max(_get(config, key, 1) for key in keys)
 
 

@@ -1,8 +1,9 @@
 """How much memory a run of verl needs on each GPU: an estimate before anything is started, explained line by line.
 
-From verl's configuration and the model's sizes alone, for the colocated trainer (FSDP actor and vLLM on the same GPUs). A step has
-four phases with different tenants; each must fit. ``docs/recipes.md`` has the formulas in one place. It is arithmetic about
-which tensors exist, not a measurement: no GPU was available to check it, and kernels, fragmentation and other versions differ.
+From verl's configuration and the model's sizes alone, for the colocated trainer (FSDP actor and vLLM on the same GPUs). A
+step has four phases with different tenants; each must fit. ``docs/recipes.md`` has the formulas in one place. It is
+arithmetic about which tensors exist, not a measurement: no GPU was available to check it, and kernels, fragmentation
+and other versions differ.
 """
 
 from __future__ import annotations
@@ -151,7 +152,9 @@ class Estimate:
             fits = "fits" if phase.gib <= self.card_gib else "DOES NOT FIT"
             rows.append(f"  {phase.name}: {phase.gib:.1f} GiB, {fits}")
             rows += [f"    {line.gib:6.1f}  {line.what}  ({line.how})" for line in phase.lines if line.gib >= 0.05]
-        rows.append(f"  vLLM's cache then holds {max(0.0, self.sequences):.1f} responses of full length at the same time.")
+        rows.append(
+            f"  vLLM's cache then holds {max(0.0, self.sequences):.1f} responses of full length at the same time."
+        )
         rows.append(f"  Main memory of a node: about {self.host_gib:.0f} GiB for the model's copies.")
         return "\n".join(rows)
 
@@ -229,18 +232,23 @@ def _engine(model: Architecture, sizes: Sizes, card_gib: float) -> tuple[Line, f
     line = Line(
         "vLLM awake",
         share,
-        f"gpu_memory_utilization {sizes.utilization:g}: weights {weights:.1f}, work {fixed - weights:.1f}, cache {share - fixed:.1f};"
-        f" {kv_token / 1024:.0f} KiB a token",
+        f"gpu_memory_utilization {sizes.utilization:g}: weights {weights:.1f}, work {fixed - weights:.1f},"
+        f" cache {share - fixed:.1f}; {kv_token / 1024:.0f} KiB a token",
         "a lower actor_rollout_ref.rollout.gpu_memory_utilization",
     )
     if sequences >= 1:
         return line, sequences, None
     needed = (fixed + kv_token * sizes.engine_length / GIB) / card_gib
-    return line, sequences, (
-        f"memory, vLLM: its share of {share:.1f} GiB (actor_rollout_ref.rollout.gpu_memory_utilization={sizes.utilization:g})"
-        f" holds weights and work of {fixed:.1f} GiB and no room for the cache of one response of {sizes.engine_length} tokens."
-        f" What helps: gpu_memory_utilization above {needed:.2f}, a larger"
-        " actor_rollout_ref.rollout.tensor_model_parallel_size, or a smaller model."
+    return (
+        line,
+        sequences,
+        (
+            f"memory, vLLM: its share of {share:.1f} GiB"
+            f" (actor_rollout_ref.rollout.gpu_memory_utilization={sizes.utilization:g}) holds weights and work of"
+            f" {fixed:.1f} GiB and no room for the cache of one response of {sizes.engine_length} tokens."
+            f" What helps: gpu_memory_utilization above {needed:.2f}, a larger"
+            " actor_rollout_ref.rollout.tensor_model_parallel_size, or a smaller model."
+        ),
     )
 
 
@@ -288,14 +296,19 @@ def _forward(model: Architecture, sizes: Sizes) -> tuple[Line, ...]:
 
 def _backward(model: Architecture, sizes: Sizes) -> tuple[Line, ...]:
     tokens, h, i = sizes.update_tokens, model.hidden, model.intermediate
-    # Saved for the backward pass by one layer, bytes a token: residuals, norms (which compute in fp32), queries, keys and values
-    # before and after rotation, the attention's output, the MLP's four intermediates.
+    # Saved for the backward pass by one layer, bytes a token: residuals, norms (which compute in fp32), queries, keys
+    # and values before and after rotation, the attention's output, the MLP's four intermediates.
     saved = BF16 * (5 * h + 3 * model.query_width + 3 * model.kv_width + 4 * i) + FP32 * 2 * h
     moving = BF16 * (2 * h + 3 * i)  # gradients of the layer that is being walked through
     lower = "a lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu (no lower than prompt and response)"
     if sizes.gradient_checkpointing:
         activations = (
-            Line("inputs of the layers", tokens * h * BF16 * model.layers / GIB, f"{tokens} tokens x {model.layers} layers", lower),
+            Line(
+                "inputs of the layers",
+                tokens * h * BF16 * model.layers / GIB,
+                f"{tokens} tokens x {model.layers} layers",
+                lower,
+            ),
             Line("one layer again", tokens * (saved + moving) / GIB, f"{tokens} tokens, recomputed", lower),
         )
     else:
@@ -315,16 +328,20 @@ def _backward(model: Architecture, sizes: Sizes) -> tuple[Line, ...]:
         Line("gathered layers", _gathered(model), "2 layers, embedding and output in bf16"),
         Line("whole gradients", unsharded, "of one layer, embedding and output, before they are cut"),
         *activations,
-        Line("logits", tokens * model.vocab * word / GIB, f"{tokens} tokens x {model.vocab} words x {word} bytes", lower),
+        Line(
+            "logits", tokens * model.vocab * word / GIB, f"{tokens} tokens x {model.vocab} words x {word} bytes", lower
+        ),
     )
 
 
 def _host(model: Architecture, sizes: Sizes, trained: int) -> float:
-    """Main memory of a node: at the start every process reads the model (one of them, if embedding and output are apart)."""
+    """Main memory of a node. At the start each process reads the model; only one, if embedding and output are apart."""
     part = sizes.gpus_per_node / sizes.gpus
     readers = sizes.gpus_per_node if model.tied else 1
     reference = sizes.ref_bytes * model.parameters * part if sizes.reference and not sizes.lora_rank else 0
-    offloaded = sizes.model_bytes * part * (
-        (model.parameters if sizes.param_offload else 0) + (2 * trained if sizes.optimizer_offload else 0)
+    offloaded = (
+        sizes.model_bytes
+        * part
+        * ((model.parameters if sizes.param_offload else 0) + (2 * trained if sizes.optimizer_offload else 0))
     )
     return (readers * model.parameters * sizes.model_bytes + reference + offloaded) / GIB

@@ -3,9 +3,9 @@
     python -m erpo_verl.verl_plugin.metrics_file keep RUN/metrics.jsonl     before a start
     python -m erpo_verl.verl_plugin.metrics_file join RUN/metrics.jsonl     after it
 
-verl's file logger opens its file anew at each start, so the steps before the checkpoint would be lost. ``keep`` moves what is
-there to ``metrics.before.jsonl``; ``join`` puts it before what the new start wrote. Steps that were done again, because they came
-after the checkpoint, are taken from the new start, and so is all that followed them.
+verl's file logger opens its file anew at each start, so the steps before the checkpoint would be lost. ``keep`` moves
+what is there to ``metrics.before.jsonl``; ``join`` puts it before what the new start wrote. Steps that were done
+again, because they came after the checkpoint, are taken from the new start, and so is all that followed them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def _is_training(data: dict) -> bool:
 def joined(before: list[tuple[int, dict]], after: list[tuple[int, dict]]) -> list[tuple[int, dict]]:
     """The steps of two starts in one, one entry a step.
 
-    ``after`` begins with the validation at the checkpoint's step, if there is one, and with the step after the checkpoint else:
-    what ``before`` has from the first step that was trained again on is dropped.
+    ``after`` begins with the validation at the checkpoint's step, or with the step after the checkpoint: what
+    ``before`` has from the first step that was trained again on is dropped.
     """
     if after:
         trained = [step for step, data in after if _is_training(data)]

@@ -1,6 +1,7 @@
-# What all recipes have in common: verl's settings by section, the check, the start. Sourced by run_<algorithm>_<model>.sh, after
-# the model's block (recipes/<model>.sh) and the array ALGORITHM. Each variable can be set from the environment.
-#   DRY_RUN=1         print the command, check it and estimate the memory; needs no GPU and loads no model (print: print it only)
+# What all recipes have in common: verl's settings by section, the check, the start. Sourced by
+# run_<algorithm>_<model>.sh, after the model's block (recipes/<model>.sh) and the array ALGORITHM. Each variable can
+# be set from the environment.
+#   DRY_RUN=1         print the command, check it and estimate the memory; needs no GPU, loads no model (print: only print)
 #   SKIP_CHECK=1      start without the check
 #   RUN_DIR=...       where metrics.jsonl, checkpoints and W&B's files go
 #   TOTAL_STEPS=300   SEED=1   NNODES=1   GPUS=8 (of a node)   GPU_MEMORY_GB=80 (of a GPU, for the check)
@@ -13,7 +14,8 @@ RUN_DIR="${RUN_DIR:-$PWD/outputs/recipes/$EXPERIMENT}"
 # Problems: `erpo prepare` makes these files (docs/recipes.md). Several files: separated by commas.
 DATA_DIR="${DATA_DIR:-$HOME/data/erpo}"
 TRAIN_FILES="${TRAIN_FILES:-$DATA_DIR/dapo-math-17k/train.parquet}"
-VAL_FILES="${VAL_FILES:-$DATA_DIR/math500/test.parquet,$DATA_DIR/aime24/test.parquet,$DATA_DIR/aime25/test.parquet,$DATA_DIR/amc23/test.parquet,$DATA_DIR/minerva/test.parquet}"
+HELD_OUT="$DATA_DIR/math500/test.parquet,$DATA_DIR/aime24/test.parquet,$DATA_DIR/aime25/test.parquet"
+VAL_FILES="${VAL_FILES:-$HELD_OUT,$DATA_DIR/amc23/test.parquet,$DATA_DIR/minerva/test.parquet}"
 VAL_N="${VAL_N:-4}" # answers to each held-out problem
 
 TOTAL_STEPS="${TOTAL_STEPS:-300}"
@@ -53,8 +55,8 @@ ACTOR=(
     actor_rollout_ref.actor.loss_agg_mode=token-mean
     # Entropies in float32, some thousand tokens at a time: the gate reads them.
     actor_rollout_ref.actor.entropy_from_logits_with_chunking=true
-    # Every algorithm has the reference policy, at no weight in the loss: ERPO's progress term compares with it, and a GRPO
-    # run without one would take less time and memory.
+    # Every algorithm has the reference policy, at no weight in the loss: ERPO's progress term compares with it, and a
+    # GRPO run without one would take less time and memory.
     actor_rollout_ref.actor.use_kl_loss=true
     actor_rollout_ref.actor.kl_loss_coef="$KL_COEF"
     actor_rollout_ref.actor.fsdp_config.param_offload="$OFFLOAD"
@@ -135,14 +137,16 @@ fi
 if [ -z "${WANDB_MODE:-}${WANDB_API_KEY:-}" ] && ! grep -qs api.wandb.ai "${NETRC:-$HOME/.netrc}"; then
     export WANDB_MODE=offline
 fi
-# Of several nodes, this one is Ray's head (docs/recipes.md): without a cluster the start fails, and does not wait for ever.
+# Several nodes: join the cluster that is there (docs/recipes.md). Without one the start fails, and does not wait for
+# ever.
 if [ "$NNODES" -gt 1 ]; then
     export RAY_ADDRESS="${RAY_ADDRESS:-auto}"
 fi
 
 mkdir -p "$RUN_DIR"
 export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics.jsonl"
-# verl's file logger starts its file anew when a run goes on from a checkpoint: what was logged before is kept and joined again.
+# verl's file logger starts its file anew when a run goes on from a checkpoint: what was logged before is kept, and
+# joined.
 "$PYTHON" -m erpo_verl.verl_plugin.metrics_file keep "$RUN_DIR/metrics.jsonl"
 status=0
 "${COMMAND[@]}" || status=$?

@@ -16,8 +16,8 @@ LORA_RANK="${LORA_RANK:-0}"                                   # 0: all parameter
 LORA_ALPHA="${LORA_ALPHA:-32}"
 
 STRATEGY="${STRATEGY:-fsdp2}"
-OFFLOAD="${OFFLOAD:-false}"                                   # parameters and Adam's moments to main memory between their uses
-UPDATE_TOKENS_PER_GPU="${UPDATE_TOKENS_PER_GPU:-16384}"       # of a micro-batch; at least the longest prompt and response
+OFFLOAD="${OFFLOAD:-false}"                                   # weights and Adam to main memory between their uses
+UPDATE_TOKENS_PER_GPU="${UPDATE_TOKENS_PER_GPU:-16384}"       # in a micro-batch; at least prompt and response
 LOG_PROB_TOKENS_PER_GPU="${LOG_PROB_TOKENS_PER_GPU:-32768}"
 TP="${TP:-1}"                                                 # GPUs that share a copy of vLLM
 GPU_MEMORY_UTILIZATION="${GPU_MEMORY_UTILIZATION:-0.6}"       # vLLM's share of a GPU while it generates

@@ -17,6 +17,12 @@ SCRIPTS = ROOT / "scripts"
 RECIPES = sorted(SCRIPTS.glob("run_*grpo_*.sh")) + sorted(SCRIPTS.glob("run_erpo_*.sh"))
 MODELS = sorted({re.sub(r"^run_(grpo|erpo|ep_grpo)_", "", path.stem) for path in RECIPES})
 
+ARMS = [
+    line.split("|")[0].strip()
+    for line in (SCRIPTS / "ablations.txt").read_text().splitlines()
+    if "|" in line and line[0] != "#"
+]
+
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """An environment without what a developer's shell might set for the recipes."""
@@ -43,6 +49,11 @@ def write_problems(path: Path, rows: int) -> Path:
     """A parquet file in verl's schema."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = [{"role": "user", "content": "1 + 1 = ?"}]
-    row = {"data_source": "sum", "prompt": content, "ability": "math", "reward_model": {"style": "rule", "ground_truth": "2"}}
+    row = {
+        "data_source": "sum",
+        "prompt": content,
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+    }
     pq.write_table(pa.Table.from_pylist([row] * rows), path)
     return path

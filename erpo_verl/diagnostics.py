@@ -52,21 +52,19 @@ class BatchMetrics:
         if not len(A_erpo):
             return
         size = A_erpo.abs()
-        found = {"A": A_erpo.sum(), "|A|": size.sum(), "|A| max": size.max(), "tokens": size.new_tensor(len(size))}
+        found = {"A": A_erpo.sum(), "|A|": size.sum(), "|A| max": size.amax(), "tokens": size.new_tensor(len(size))}
         if W is not None:
-            low, high = W.aminmax()
-            found |= {"W": W.sum(), "W^2": torch.dot(W, W), "W min": low, "W max": high}
+            found |= {"W": W.sum(), "W^2": torch.dot(W, W), "W min": W.amin(), "W max": W.amax()}
         if z is not None:
             for name, threshold in (("pivots", 0.0), ("top", self.top_z)):
                 chosen = _as_numbers(torch.gt, z, threshold)
                 found |= {name: chosen.sum(), f"{name} H": torch.dot(chosen, H), f"{name} |A|": torch.dot(chosen, size)}
             found["H"] = H.sum()
         if s_normalised is not None:
-            low, high = s_normalised.aminmax()
             found |= {
                 "s~": s_normalised.sum(),
                 "s~^2": torch.dot(s_normalised, s_normalised),
-                "|s~| max": torch.maximum(-low, high),
+                "|s~| max": torch.maximum(-s_normalised.amin(), s_normalised.amax()),
                 "flipped": _as_numbers(torch.lt, A * A_erpo, 0.0).sum(),
             }
             if self.config.progress.clip is not None:
@@ -144,8 +142,7 @@ def _response_metrics(
     groups: Groups, right: Tensor, lengths: Tensor, zero_variance: Tensor, alive: Tensor
 ) -> dict[str, float]:
     """Metrics of responses and groups; a response is right if R_i is above zero_variance.threshold."""
-    first_rows = groups.members[groups.sizes.cumsum(0) - groups.sizes]
-    share_right = groups.row_means(right)[first_rows].cpu().numpy()
+    share_right = groups.means(right).cpu().numpy()
     right, lengths, equal, alive = (x.cpu().numpy() for x in (right, lengths, zero_variance, alive))
     return {
         "groups_right/mean": float((share_right == 1).mean()),

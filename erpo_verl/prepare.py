@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -78,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
     except PrepareError as error:
         print(f"erpo prepare: {error}", file=sys.stderr)
         return 2 if args.check else 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("erpo prepare: stopped; nothing was written", file=sys.stderr)
         return 130

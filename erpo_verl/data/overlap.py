@@ -4,7 +4,7 @@ Two findings, of different weight:
 
     same  equal after normalisation (`normalize.normal_form`: blanks, case, punctuation, LaTeX spacing do not count)
     near  a rewording or a sibling: at least half of the other problem's runs of 5 tokens stand in this one (and 8
-          of them), all numbers are the same ones, and the drawings ([asy] code), if both have one, are the same
+          of them), all numbers (figures and words) are the same ones, and the drawings ([asy] code), if both have one, are the same
 
 The numbers part a rewording from one more exercise of the same make. What is left over as a false alarm is a sibling
 with the same numbers that asks for something else ("Find cos C", "Find cos A"); docs/data.md has the measured counts.
@@ -22,6 +22,10 @@ from erpo_verl.data.normalize import digest, tokens
 RUN = 5  # tokens
 SHARE = 0.5  # of the other problem's runs
 SHARED_RUNS = 8
+_WORDS = frozenset(
+    ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "thirty", "forty",
+     "fifty", "hundred", "thousand", "half"]
+)  # fmt: skip
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|\Z)", re.DOTALL)
 
 
@@ -90,7 +94,7 @@ def _read(problem: str) -> tuple[set[tuple[str, ...]], tuple[str, ...], tuple[st
     words = tokens(_DRAWING.sub(" ", problem))
     runs = {tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)}
     drawings = tuple(digest(drawing) for drawing in _DRAWING.findall(problem))
-    return runs, tuple(sorted(word for word in words if word[0].isdigit())), drawings
+    return runs, tuple(sorted(word for word in words if word[0].isdigit() or word in _WORDS)), drawings
 
 
 def build_index(sources: Iterable[tuple[str, Iterable[tuple[int, str]]]]) -> tuple[OverlapIndex, dict[str, int]]:

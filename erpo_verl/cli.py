@@ -11,6 +11,7 @@ COMMANDS = {
     "doctor": ("erpo_verl.doctor", "check versions, the verl plug-in and every symbol of verl that it relies on"),
     "score": ("erpo_verl.reward.score_command", "judge the answers in a JSONL file with math-verify"),
     "prepare": ("erpo_verl.prepare", "convert a problem set to parquet in verl's schema"),
+    "evaluate": ("erpo_verl.evaluation.evaluate", "sample a model on problem sets: avg@k, pass@k, maj@k, lengths, intervals"),
     "compare": ("erpo_verl.reports.compare", "figure and table of several runs from their metrics.jsonl"),
 }
 

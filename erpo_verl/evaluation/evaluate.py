@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -164,15 +165,22 @@ def _check(args: argparse.Namespace) -> None:
     ):
         raise EvaluationError(f"--out {args.out}: holds other things; choose a new folder")
     models.check_folder(args.model)
+    wanted = ["transformers", "pyarrow", "tqdm", "math_verify", *(["vllm"] if args.engine == "vllm" else [])]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EvaluationError(
+            f"{', '.join(missing)} not installed: pip install 'erpo-verl[evaluation]'"
+            + (", and vllm, or choose --engine hf" if "vllm" in missing else "")
+        )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     problems, repeated = read_problems(args.data, args.limit)
     settings = _settings(args)
-    for warning in store.check_settings(args.out, settings):
-        print(f"erpo evaluate: {warning}", file=sys.stderr)
     tokenizer = models.load_tokenizer(args.model)
     plan = _plan(args, problems, tokenizer, settings)
+    for warning in store.check_settings(args.out, settings):  # only now: what is refused above leaves no trace
+        print(f"erpo evaluate: {warning}", file=sys.stderr)
     judge = shared_judge()
     sampling.collect(
         args.out,

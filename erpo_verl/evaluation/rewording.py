@@ -30,16 +30,21 @@ def _user(text: str) -> Messages:
     return [{"role": "user", "content": text}]
 
 
-# name -> (does it need an instruction?, the messages from problem and instruction)
-REWORDINGS: dict[str, tuple[bool, Callable[[str, str], Messages]]] = {
-    "phrasing": (True, lambda p, i: _user(f"{p} {OTHER_PHRASING if i != OTHER_PHRASING else INSTRUCTION}")),
-    "phrasing_2": (True, lambda p, i: _user(f"{p} {OTHER_PHRASING_2}")),
-    "instruction_first": (True, lambda p, i: _user(f"{i}\n\n{p}")),
-    "instruction_in_system": (True, lambda p, i: [{"role": "system", "content": i}, *_user(p)]),
-    "blank_line": (True, lambda p, i: _user(f"{p}\n\n{i}")),
-    "heading": (False, lambda p, i: _user(f"Problem:\n{p}\n\n{i}".rstrip())),
-    "newline_before": (False, lambda p, i: _user(f"\n{p} {i}".rstrip())),
-    "newline_after": (False, lambda p, i: _user(f"{p} {i}".rstrip() + "\n")),
+def _replaced(problem: str, instruction: str, by: str) -> Messages | None:
+    """Only a known instruction is replaced: another may say something that the answer hangs on."""
+    return _user(f"{problem} {by}") if instruction in INSTRUCTIONS else None
+
+
+# name -> the messages from problem and instruction ("" where there is none), or None where the rewording does not apply
+REWORDINGS: dict[str, Callable[[str, str], Messages | None]] = {
+    "phrasing": lambda p, i: _replaced(p, i, OTHER_PHRASING if i != OTHER_PHRASING else INSTRUCTION),
+    "phrasing_2": lambda p, i: _replaced(p, i, OTHER_PHRASING_2),
+    "instruction_first": lambda p, i: _user(f"{i}\n\n{p}") if i else None,
+    "instruction_in_system": lambda p, i: [{"role": "system", "content": i}, *_user(p)] if i else None,
+    "blank_line": lambda p, i: _user(f"{p}\n\n{i}") if i else None,
+    "heading": lambda p, i: _user(f"Problem:\n{p}\n\n{i}".rstrip()),
+    "newline_before": lambda p, i: _user(f"\n{p} {i}".rstrip()),
+    "newline_after": lambda p, i: _user(f"{p} {i}".rstrip() + "\n"),
 }
 
 
@@ -73,9 +78,6 @@ def reword(name: str, messages: Sequence[Mapping[str, str]], extra_info: Mapping
     """
     if name == ORIGINAL:
         return [dict(message) for message in messages]
-    needs_instruction, build = REWORDINGS[name]
-    found = parts(messages, extra_info)
-    if found is None or (needs_instruction and not found[1]):
-        return None
-    messages, changed = [dict(message) for message in messages], build(*found)
-    return None if changed == messages else changed
+    build, found = REWORDINGS[name], parts(messages, extra_info)
+    changed = build(*found) if found else None
+    return None if changed == [dict(message) for message in messages] else changed

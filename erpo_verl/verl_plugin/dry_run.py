@@ -299,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         for problem in problems:
             print(f"  - {problem}", file=sys.stderr)
         return 1
-    print("Checked: settings, files, batches, lengths, memory. Nothing stands against a start.")
+    print("Checked. Nothing stands against a start.")
     return 0
 
 

@@ -7,6 +7,7 @@ About half a minute: bash prints each recipe's command, and all are composed in 
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,13 +17,15 @@ import pytest
 pytest.importorskip("verl")
 
 from omegaconf import OmegaConf
-from recipe_tools import ARMS, MODELS, RECIPES, SCRIPTS, clean_environment, command, write_problems
+from recipe_tools import ARMS, MODELS, RECIPES, ROOT, SCRIPTS, clean_environment, command, write_problems
 
 from erpo_verl.config import ErpoConfig
-from erpo_verl.verl_plugin import dry_run
+from erpo_verl.verl_plugin import dry_run, memory
+from erpo_verl.verl_plugin.architectures import find
 from examples.arithmetic.model import build_model
 from examples.arithmetic.tokenizer import build_tokenizer
 
+DOCS = (ROOT / "docs" / "recipes.md").read_text()
 ALGORITHMS = ("grpo", "erpo", "ep_grpo")
 # All that may differ between the recipes of one model, and what it is in each.
 ALGORITHM_KEYS = {
@@ -117,6 +120,37 @@ def test_recipes_fit_the_gpus_that_they_name(model, files):
     assert problems == []
     (table,) = notes
     assert "DOES NOT FIT" not in table and table.count("fits") == 4
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_docs_have_each_recipe_with_its_sizes_and_its_estimate(model, files):
+    stand_in = {name: value for name, value in files.items() if name != "MODEL_PATH"}
+    config = composed(f"run_erpo_{model}.sh", variables=tuple(stand_in.items()))
+    (row,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{model}` |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    data, role = config.data, config.actor_rollout_ref
+    assert cells[1].startswith(role.model.path.split("/")[1])
+    assert cells[2] == f"{config.trainer.n_gpus_per_node} x {card(model):g} GB"
+    assert cells[3] == f"{data.train_batch_size} x {role.rollout.n}, {role.actor.ppo_mini_batch_size}"
+    assert cells[4] == f"{data.max_prompt_length} + {data.max_response_length}"
+    result = memory.estimate(find(role.model.path), memory.Sizes.from_config(config), card(model))
+    phase = max(result.phases, key=lambda phase: phase.gib)
+    assert cells[5] == f"{phase.gib:.0f} GiB, {phase.name}"
+
+
+def test_the_docs_name_the_variables_that_there_are():
+    section = DOCS[DOCS.index("| variable | default | meaning |") : DOCS.index("W&B: `WANDB_MODE`")]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([A-Z][A-Z_]+)`", row)}
+    text = "".join(path.read_text() for path in (SCRIPTS / "recipes").glob("*.sh"))
+    used = set(re.findall(r"\$\{([A-Z][A-Z_]+):-", text)) - {
+        "HOME",
+        "NETRC",
+        "RAY_ADDRESS",
+        "WANDB_MODE",
+        "WANDB_API_KEY",
+    }
+    assert named == used
 
 
 @pytest.mark.parametrize("script", [path.name for path in RECIPES])

@@ -1,0 +1,154 @@
+"""The update: its gradient does not depend on how the batch is cut, and what is not finite does not reach the weights."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trainer_runs import random_batch, settings_for, tiny_model, tiny_policy
+
+from erpo_verl.trainer.advantages import advantages, token_level_rewards
+from erpo_verl.trainer.policy import Policy, micro_batches
+from erpo_verl.trainer.update import mini_batches, update
+
+GRPO = "algorithm.adv_estimator=grpo"
+
+
+def ready(config, policy, **kwargs):
+    batch = random_batch(**kwargs)
+    old, entropy = policy.log_probs(batch, 4, with_entropy=True)
+    reference = policy.log_probs(batch, 4, reference=True)[0] if policy.has_reference else None
+    batch = replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
+    batch = replace(batch, token_level_rewards=token_level_rewards(batch, config))
+    return replace(batch, advantages=advantages(batch, config, 1).advantages)
+
+
+def after_update(*overrides, seed=0):
+    config = settings_for(*overrides)
+    policy = tiny_policy(config)
+    found = update(policy, ready(config, policy, seed=seed), config, 1)
+    return torch.cat([p.detach().flatten() for p in policy.parameters]), found
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
+def test_micro_batches_do_not_change_the_update(mode):
+    """Eight rows at once, one at a time, or cut by tokens: the same weights, and the same metrics, up to rounding."""
+    # SGD-like: Adam's first step is the sign of the gradient, which would hide or blow up differences of rounding.
+    common = [f"actor_rollout_ref.actor.loss_agg_mode={mode}", "actor_rollout_ref.actor.optim.lr=1e-3", "actor_rollout_ref.actor.grad_clip=0.01",
+              "actor_rollout_ref.actor.kl_loss_coef=0.1", "actor_rollout_ref.actor.entropy_coeff=0.01"]  # fmt: skip
+    cuts = (
+        ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8"],
+        ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1"],
+        ["actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=40"],
+    )
+    (first, metrics), *others = [after_update(*common, *cut) for cut in cuts]
+    for weights, found in others:
+        # AdamW amplifies rounding where a gradient is nearly 0: compare the bulk of the step.
+        assert (weights - first).abs().median() < 1e-7 and ((weights - first).abs() < 1e-5).float().mean() > 0.999
+        for name in ("actor/pg_loss", "actor/kl_loss", "actor/entropy_loss", "actor/grad_norm", "actor/pg_clipfrac", "actor/ppo_kl"):
+            assert found[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-7), name
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    rows=st.integers(1, 9),
+    tokens=st.integers(1, 200),
+    at_least=st.integers(1, 40),
+)
+def test_cuts_hold_every_row_once_within_their_bounds(lengths, rows, tokens, at_least):
+    by_rows = micro_batches(lengths, rows_at_once=rows)
+    assert all(len(cut) <= rows for cut in by_rows)
+    by_tokens = micro_batches(lengths, tokens_at_once=tokens, at_least=at_least)
+    assert all(len(cut) == 1 or len(cut) * max(lengths[i] for i in cut) <= tokens for cut in by_tokens)
+    assert len(by_tokens) >= min(at_least, len(lengths))
+    for cut in (by_rows, by_tokens):
+        assert sorted(i for part in cut for i in part) == list(range(len(lengths))) and all(cut)
+
+
+def test_mini_batches_hold_whole_groups():
+    config = settings_for("actor_rollout_ref.actor.shuffle=true")
+    batch = random_batch(prompts=4, n=4)
+    found = mini_batches(batch, config, 1, epoch=0, step=3)
+    assert [len(rows) for rows in found] == [8, 8] and sorted(sum(found, [])) == list(range(16))
+    for rows in found:
+        assert all(len({batch.uid[i] for i in rows[j : j + 4]}) == 1 for j in range(0, 8, 4))
+    assert found == mini_batches(batch, config, 1, epoch=0, step=3)
+    orders = {str(mini_batches(batch, config, 1, epoch=e, step=s)) for e in range(3) for s in range(3)}
+    assert len(orders) > 3
+
+
+def test_right_answers_become_likelier_and_wrong_ones_less_likely():
+    config = settings_for(GRPO, "actor_rollout_ref.actor.optim.lr=1e-2", "actor_rollout_ref.actor.ppo_epochs=3")
+    policy = tiny_policy(config)
+    batch = ready(config, policy)
+    update(policy, batch, config, 1)
+    now, _ = policy.log_probs(batch, 16)
+    change = ((now - batch.old_log_probs) * batch.response_mask).sum(1) / batch.lengths
+    right = batch.scores > 0.5
+    assert change[right].mean() > 0.05 > change[~right].mean()
+
+
+def test_epochs_and_minibatches_count():
+    config = settings_for(GRPO, "actor_rollout_ref.actor.ppo_epochs=3", "actor_rollout_ref.actor.ppo_mini_batch_size=1")
+    policy = tiny_policy(config)
+    update(policy, ready(config, policy), config, 1)
+    assert {int(state["step"]) for state in policy.optimizer.state.values()} == {12}
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted():
+    config = settings_for(GRPO)
+    policy = tiny_policy(config)
+    batch = ready(config, policy)
+    batch.advantages[0, 0] = math.inf
+    before = [p.detach().clone() for p in policy.parameters]
+    found = update(policy, batch, config, 1)
+    assert found["actor/skipped_updates/sum"] == 1.0 and math.isfinite(found["actor/grad_norm"])
+    assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters, strict=True))  # the other mini-batch was applied
+    assert all(p.isfinite().all() for p in policy.parameters)
+
+
+def test_a_lora_policy_has_its_start_as_reference_and_trains_adapters_only():
+    from peft import LoraConfig, get_peft_model
+
+    config = settings_for("actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.actor.optim.lr=1e-2")
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear"))
+    policy = Policy(model, config, Accelerator(cpu=True), 10)
+    batch = ready(config, policy)
+    assert torch.equal(batch.old_log_probs, batch.ref_log_prob)  # new adapters change nothing
+    base = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    update(policy, batch, config, 1)
+    assert all(torch.equal(p, base[n]) for n, p in model.named_parameters() if n in base)
+    now, _ = policy.log_probs(batch, 4)
+    again, _ = policy.log_probs(batch, 4, reference=True)
+    assert (now - batch.old_log_probs).abs().max() > 1e-3
+    assert torch.equal(again, batch.ref_log_prob)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    config = settings_for(GRPO)
+    plain, checkpointed = tiny_policy(config), tiny_policy(config)
+    checkpointed.module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for policy in (plain, checkpointed):
+        update(policy, ready(config, policy), config, 1)
+    for a, b in zip(plain.parameters, checkpointed.parameters, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_bf16_arithmetic_follows_float32():
+    """Weights stay float32; log-probs of a bf16 pass are near those of float32, and the update goes the same way."""
+    a, b = (settings_for(GRPO, f"actor_rollout_ref.actor.fsdp_config.dtype={d}") for d in ("float32", "bfloat16"))
+    exact, half = tiny_policy(a), tiny_policy(b)
+    batch, rough = ready(a, exact), ready(b, half)
+    assert {p.dtype for p in half.parameters} == {torch.float32}
+    difference = (batch.old_log_probs - rough.old_log_probs).abs().max()
+    assert 0 < difference < 0.05
+    for policy, config in ((exact, a), (half, b)):
+        update(policy, replace(batch, advantages=batch.advantages), config, 1)
+    start = tiny_policy(a)
+    moved = [torch.cat([(p - q).detach().flatten() for p, q in zip(x.parameters, start.parameters, strict=True)]) for x in (exact, half)]
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.8

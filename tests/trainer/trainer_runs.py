@@ -1,0 +1,129 @@
+"""Small real runs of the engine for its tests: a tiny random or warm policy, real data, real reward."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from erpo_verl.rollout import Response
+from erpo_verl.trainer.batch import Batch, assemble
+from erpo_verl.trainer.data import Prompt
+from erpo_verl.trainer.policy import Policy
+from erpo_verl.trainer.settings import compose
+from examples.arithmetic.model import build_model
+from examples.arithmetic.tokenizer import build_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKENIZER = build_tokenizer()
+
+
+def settings_for(*overrides: str, model: str = "model", train: str = "train.parquet"):
+    """Settings of a tiny run, as the tests of single parts use them."""
+    return compose(
+        [
+            f"data.train_files={train}", f"actor_rollout_ref.model.path={model}", "data.train_batch_size=4", "data.seed=1",
+            "data.max_prompt_length=24", "data.max_response_length=16", "actor_rollout_ref.rollout.n=4",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=2", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3",
+            "actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0.0",
+            "actor_rollout_ref.model.enable_gradient_checkpointing=false", "trainer.device=cpu", *overrides,
+        ]
+    )  # fmt: skip
+
+
+def tiny_model(seed: int = 0, **shape):
+    """A random policy of some ten thousand weights."""
+    return build_model(TOKENIZER, seed=seed, **{"layers": 2, "hidden": 64, "intermediate": 64, **shape})
+
+
+def tiny_policy(settings, seed: int = 0, total_steps: int = 10) -> Policy:
+    """A policy on the CPU in this process."""
+    return Policy(tiny_model(seed), settings, Accelerator(cpu=True), total_steps)
+
+
+def random_batch(prompts: int = 4, n: int = 4, seed: int = 0, longest: int = 16) -> Batch:
+    """Responses of 1 .. longest random tokens to random prompts, right and wrong ones in each group."""
+    g = torch.Generator().manual_seed(seed)
+
+    def tokens(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high + 1, (), generator=g))
+        return torch.randint(8, 20, (length,), generator=g).tolist()
+
+    made = [Prompt(tokens(3, 9), "text", "source", "1", {}) for _ in range(prompts)]
+    responses = [[Response(t := tokens(1, longest), [-1.0] * len(t), True) for _ in range(n)] for _ in made]
+    batch = assemble(made, responses, [f"g{i}" for i in range(prompts)], ["text"] * (prompts * n), TOKENIZER.pad_token_id)
+    scores = (torch.rand(prompts * n, generator=g) < 0.5).float()
+    scores[::n], scores[1::n] = 1.0, 0.0
+    return replace(batch, scores=scores)
+
+
+def write_task(folder: Path, *, train: int = 64, validation: int = 12) -> Path:
+    """Problems of the arithmetic task as parquet."""
+    from examples.arithmetic.prepare import write
+
+    write(folder, {"train": train, "validation": validation}, levels=(3, 4))
+    return folder
+
+
+def save_tiny(folder: Path, seed: int = 0) -> Path:
+    """A tiny random policy as a model folder."""
+    tiny_model(seed).save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return folder
+
+
+def command(out: Path, model: Path, data: Path, *overrides: str) -> list[str]:
+    """Arguments of a run of a few seconds."""
+    return [
+        f"data.train_files={data / 'train.parquet'}", f"actor_rollout_ref.model.path={model}",
+        f"trainer.default_local_dir={out}", "data.train_batch_size=4", "data.seed=1", "data.max_prompt_length=24",
+        "data.max_response_length=12", "actor_rollout_ref.rollout.n=4", "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8", "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0.0",
+        "actor_rollout_ref.model.enable_gradient_checkpointing=false", "trainer.total_training_steps=4",
+        "trainer.device=cpu", f"reward.custom_reward_function.path={Path(__file__).parent / 'trainer_reward.py'}",
+        "reward.custom_reward_function.name=digits", *overrides,
+    ]  # fmt: skip
+
+
+def start(arguments: list[str], *, processes: int = 1, **environment: str) -> subprocess.Popen:
+    """The engine as a process of its own."""
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        launcher += ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
+                     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"]  # fmt: skip
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(
+        [*launcher, "erpo_verl.trainer", *arguments], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    """Wait for it; its output."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == code, output
+    return output
+
+
+def metrics(out: Path) -> list[dict]:
+    """Lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model folder."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Bit for bit."""
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

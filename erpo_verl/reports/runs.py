@@ -1,54 +1,178 @@
-"""Read a run's ``metrics.jsonl``: one line a step, ``{"step": 3, "data": {"critic/score/mean": 0.4, ...}}`` (verl's file logger)."""
+"""Read runs: ``metrics.jsonl`` with its ``run.json``, or W&B's offline files, of either engine.
+
+A line of ``metrics.jsonl`` is a step, ``{"step": 3, "data": {"critic/score/mean": 0.4, ...}}``, as verl's file logger and the
+Accelerate engine write it. Arm and seed are those of ``run.json``, else those in the name: ``erpo-s3`` is arm ``erpo``, seed 3.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-HELD_OUT = re.compile(r"^val-(core|aux)/(?P<source>.+)/acc/mean@\d+$")
+from erpo_verl.reports.metrics import ACCURACY, TOKENS
+from erpo_verl.reports.record import read_record
+from erpo_verl.reports.wandb_files import find_files, read_offline_run
+
+_NAMED = re.compile(r"(?P<arm>.+)-s(?P<seed>\d+)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: ``series[name]`` is a list of (step, value), in the order of the steps."""
+    """One run. ``series[name]`` maps steps, ascending, to finite values; ``broken[name]`` lists steps without a number."""
 
     path: Path
     arm: str
-    seed: str
-    series: dict[str, list[tuple[int, float]]]
+    seed: int | None
+    series: dict[str, dict[int, float]]
+    broken: dict[str, list[int]] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def held_out(self) -> str:
-        """Name of the held-out accuracy's metric; of several data sources the first by name."""
-        names = sorted(name for name in self.series if HELD_OUT.match(name))
-        if not names:
-            raise ValueError(f"{self.path}: no held-out accuracy (val-*/<data source>/acc/mean@k) in its metrics")
-        return names[0]
+    def label(self) -> str:
+        """``arm-s1``, or the arm where there is no seed."""
+        return self.arm if self.seed is None else f"{self.arm}-s{self.seed}"
+
+    @property
+    def last_step(self) -> int:
+        """The last step that has any metric."""
+        return max(max(values) for values in self.series.values())
+
+    @property
+    def accuracies(self) -> list[str]:
+        """Names of the accuracies on validation sources, one a source (that over the most samples), by source."""
+        found: dict[str, tuple[int, str]] = {}
+        for name in self.series:
+            if match := ACCURACY.match(name):
+                source, n = match["source"], int(match["n"])
+                if source not in found or n > found[source][0]:
+                    found[source] = (n, name)
+        return [name for _, (_, name) in sorted(found.items())]
+
+    @cached_property
+    def tokens(self) -> dict[int, float]:
+        """Tokens generated in training up to and including each step; empty where the metrics do not say.
+
+        ``perf/total_num_tokens`` counts prompts and responses; the responses' part is that of the mean lengths, exactly:
+        both means are over the same responses.
+        """
+        total = self.series.get("perf/total_num_tokens", {})
+        response, prompt = self.series.get("response_length/mean", {}), self.series.get("prompt_length/mean", {})
+        summed, result = 0.0, {0: 0.0}  # validation before the first step
+        for step, count in total.items():
+            if step not in response or step not in prompt or response[step] + prompt[step] <= 0:
+                return {}
+            summed += count * response[step] / (response[step] + prompt[step])
+            result[step] = summed
+        return result if total else {}
+
+    def values(self, name: str) -> dict[int, float]:
+        """The series of a metric, `TOKENS` included; empty where the run has none."""
+        return self.tokens if name == TOKENS else self.series.get(name, {})
 
 
-def read_run(folder: Path) -> Run:
-    """Read one run's folder. ``erpo-s3`` is arm ``erpo``, seed ``3``; a name without ``-s<number>`` is an arm of its own.
+def read_run(path: Path) -> Run:
+    """Read a run's folder, its ``metrics.jsonl``, or W&B's offline folder or file.
 
     Raises:
-        ValueError: the file is missing, empty, or a line of it is not as expected (named with its number).
+        ValueError: there is nothing to read, a line is not as expected (named with its number), or there are no metrics.
     """
-    path = Path(folder) / "metrics.jsonl"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: is {folder} the folder of a finished run?")
-    series: dict[str, list[tuple[int, float]]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    path = Path(path)
+    metrics = path if path.suffix == ".jsonl" else path / "metrics.jsonl"
+    if metrics.is_file():
+        folder = metrics.parent
+        run = _with_steps(Run(folder, folder.resolve().name, None, {}), _lines(metrics))
+        record = read_record(folder)
+    elif offline := find_files(path):
+        found = read_offline_run(offline)
+        run = _with_steps(Run(path, found.name or offline[0].parent.name, None, {}), found.history)
+        record = {"config": _nested(found.config)}
+        names = record["config"].get("trainer")
+        if isinstance(names, dict) and isinstance(names.get("experiment_name"), str):
+            run = replace(run, arm=names["experiment_name"])
+    elif not path.exists():
+        raise ValueError(f"{path} is missing")
+    else:
+        raise ValueError(f"{path} has no metrics.jsonl, and no W&B run (wandb/offline-run-*/*.wandb): is it the folder of a finished run?")
+    if not run.series:
+        raise ValueError(f"{metrics if metrics.is_file() else path} holds no metrics")
+    match = _NAMED.fullmatch(run.arm)
+    if match:
+        run = replace(run, arm=match["arm"], seed=int(match["seed"]))
+    if record and "arm" in record:
+        run = replace(run, arm=record["arm"], seed=record["seed"])
+    return replace(run, record=record or {})
+
+
+def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             entry = json.loads(line)
-            step, data = int(entry["step"]), dict(entry["data"])
+            yield int(entry["step"]), dict(entry["data"])
         except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):  # no newline yet: the run is still writing, or was stopped while it wrote
+                return
             raise ValueError(f'{path}, line {number}: not {{"step": ..., "data": {{...}}}}: {error}') from None
+
+
+def _with_steps(run: Run, lines: Iterable[tuple[int, dict[str, Any]]]) -> Run:
+    """A step that comes twice (a resumed run repeats what came after its checkpoint) counts as it came last."""
+    series: dict[str, dict[int, float]] = {}
+    broken: dict[str, set[int]] = {}
+    for step, data in lines:
         for name, value in data.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                series.setdefault(name, []).append((step, float(value)))
-    if not series:
-        raise ValueError(f"{path} holds no metrics")
-    match = re.match(r"^(?P<arm>.+)-s(?P<seed>\d+)$", Path(folder).resolve().name)
-    arm, seed = (match["arm"], match["seed"]) if match else (Path(folder).resolve().name, "0")
-    return Run(Path(folder), arm, seed, series)
+            if isinstance(value, bool) or not (value is None or isinstance(value, int | float) or value in ("NaN", "Infinity", "-Infinity")):
+                continue
+            broken.setdefault(name, set()).discard(step)
+            series.setdefault(name, {}).pop(step, None)
+            if isinstance(value, int | float) and math.isfinite(value):
+                series[name][step] = float(value)
+            else:
+                broken[name].add(step)
+    return replace(
+        run,
+        series={name: dict(sorted(values.items())) for name, values in sorted(series.items()) if values},
+        broken={name: sorted(steps) for name, steps in sorted(broken.items()) if steps},
+    )
+
+
+def _nested(config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys unfolded: W&B's configuration is nested in verl's runs and flat in the Accelerate engine's."""
+    nested: dict[str, Any] = {}
+    for name, value in config.items():
+        *path, last = name.split(".")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                return config
+        inner[last] = value
+    return nested
+
+
+def by_arm(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs by arm, in the order in which the arms came; seeds sorted.
+
+    Raises:
+        ValueError: two runs have the same arm and seed.
+    """
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        arms.setdefault(run.arm, []).append(run)
+    for arm, members in arms.items():
+        seeds = [run.seed for run in members]
+        if len(set(seeds)) < len(seeds):
+            twice = next(run for run in members if seeds.count(run.seed) > 1)
+            others = ", ".join(str(run.path) for run in members if run.seed == twice.seed)
+            what = "no seed" if twice.seed is None else f"the same seed {twice.seed}"
+            raise ValueError(f"several runs of arm {arm!r} have {what} ({others}): name their folders {arm}-s1, {arm}-s2, ...")
+        members.sort(key=lambda run: -1 if run.seed is None else run.seed)
+    return arms

@@ -1,0 +1,213 @@
+"""Self-contained HTML: no network, no asset outside the file. `document` is shared; the rest is the page of ``erpo compare``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+
+from erpo_verl.reports import svg
+from erpo_verl.reports.comparable import MISSING, NOT_COMPARABLE
+from erpo_verl.reports.curves import Line, front, panels
+from erpo_verl.reports.metrics import TOKENS, Panel
+from erpo_verl.reports.words import (
+    Report,
+    about_tests,
+    about_values,
+    arm_values,
+    cell,
+    difference_text,
+    headline,
+    p_value,
+    range_of,
+    verdict,
+)  # fmt: skip
+
+_ROWS = 60  # of a figure's table; all numbers are in the runs' own files
+
+# Direction and control characters could make text read otherwise than it is; they are shown by their code points.
+_HIDDEN = {c: f"⟨U+{c:04X}⟩" for c in (*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200B, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)}  # fmt: skip
+
+
+def template(name: str) -> str:
+    """A file of ``templates/``."""
+    return (resources.files("erpo_verl.reports") / "templates" / name).read_text(encoding="utf-8")
+
+
+def text(value: object) -> str:
+    """Text for HTML: markup is escaped, characters that cannot be seen are shown by their code points."""
+    return escape(str(value).translate(_HIDDEN), quote=True)
+
+
+def data(value: object) -> str:
+    """JSON for a ``<script type=application/json>``: no ``<``, ``>`` or ``&``, so that nothing in it can end the element."""
+    found = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return found.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def document(title: str, styles: Sequence[str], body: str, scripts: Sequence[str]) -> str:
+    """A whole page. The policy in its head forbids every request, whatever the page holds."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
+        f"<title>{text(title)}</title>\n<style>\n{''.join(styles)}</style>\n</head>\n<body>\n{body}\n"
+        + "".join(f"<script>\n{script}</script>\n" for script in scripts)
+        + "</body>\n</html>\n"
+    )
+
+
+def page(report: Report) -> str:
+    """The page of a comparison."""
+    arms = report.arms
+    counts = ", ".join(f"{text(arm)} ({len(members)} {'run' if len(members) == 1 else 'runs'})" for arm, members in arms.items())
+    parts = [
+        f'<header class="top"><h1>Comparison of runs</h1><p class="soft">{counts}; numbers at step {report.comparison.step}</p>',
+        '<ul class="lead">' + "".join(f"<li>{text(sentence)}</li>" for sentence in headline(report)) + "</ul></header>\n<main>",
+        _issues(report),
+        _arms(report),
+        _differences(report),
+        _legend(report),
+    ]
+    sections: dict[str, list[str]] = {}
+    for panel, lines in panels(report.runs):
+        sections.setdefault(panel.section, []).append(_figure(panel, lines))
+        if panel.section == "Accuracy" and panel.over_tokens:
+            sections["Accuracy"] += _front(report, panel.curves[0].name)
+    for section, figures in sections.items():
+        parts.append(f'<section><h2>{text(section)}</h2><div class="figures">{"".join(figures)}</div></section>')
+    parts.append(_runs(report))
+    parts.append("</main>\n<footer>Made by erpo compare. Thin lines are runs, thick ones an arm's mean over its seeds. The axes do not begin at zero.</footer>")
+    parts.append(f'<script type="application/json" id="frame">{data(svg.frame())}</script>')
+    title = "Comparison: " + ", ".join(arms)
+    return document(title, [template("base.css"), template("compare.css")], "\n".join(parts), [template("compare.js")])
+
+
+def _issues(report: Report) -> str:
+    kinds = {NOT_COMPARABLE: "bad", MISSING: "warn"}
+    items = [
+        f'<li><span class="badge {kinds.get(issue.level, "note")}">{text(issue.level)}</span><span>{text(issue.text)}</span></li>'
+        for issue in report.issues
+    ] or ['<li><span class="badge good">comparable</span><span>By their records the runs differ in the algorithm\'s settings and the seed alone, and nothing is missing.</span></li>']
+    return f'<section><h2>May they be compared?</h2><ul class="issues">{"".join(items)}</ul></section>'
+
+
+def _table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
+    """``head``: (class, HTML) of each column; ``rows``: HTML of the cells."""
+    top = "".join(f'<th scope="col" class="{kind}">{name}</th>' for kind, name in head)
+    body = "".join("<tr>" + "".join(f'<td class="{kind}">{c}</td>' for (kind, _), c in zip(head, row, strict=True)) + "</tr>" for row in rows)
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _arms(report: Report) -> str:
+    measures = report.comparison.measures
+    head = [("text", "arm"), ("", "seeds"), *(("", f'<span title="{text(m.name)}">{text(m.title)}</span>') for m in measures)]
+    rows = [
+        [_arm(i, arm), str(len(members)), *(text(cell(arm_values(report, arm, m), m.form)) for m in measures)]
+        for i, (arm, members) in enumerate(report.arms.items())
+    ]
+    return f'<section><h2>Arms</h2>{_table(head, rows)}<p class="small soft">{text(about_values(report))}</p></section>'
+
+
+def _arm(number: int, name: str) -> str:
+    return f'<span class="arm arm-{number % 8}">{text(name)}</span>'
+
+
+def _differences(report: Report) -> str:
+    numbers = {arm: i for i, arm in enumerate(report.arms)}
+    head = [("text", "arm"), ("text", "measure"), ("", "difference"), ("", "95% interval"), ("", "pairs"), ("", "p"), ("", "p (Holm)"), ("text wrap", "verdict")]
+    rows = []
+    for d in report.comparison.differences:
+        badge = f'<span class="badge good">{text(verdict(d))}</span>' if d.told_apart else f'<span class="soft">{text(verdict(d))}</span>'
+        rows.append([_arm(numbers[d.other], d.other), text(d.measure.title), text(difference_text(d)), text(range_of(d)), str(len(d.seeds)), p_value(d.p).replace("<", "&lt;"), p_value(d.holm).replace("<", "&lt;"), badge])  # fmt: skip
+    table = _table(head, rows) if rows else ""
+    return f"<section><h2>Differences</h2><p>{text(about_tests(report))}</p>{table}</section>"
+
+
+def _legend(report: Report) -> str:
+    items = []
+    for i, arm in enumerate(report.arms):
+        sign = f'<svg viewBox="0 0 30 12" aria-hidden="true" class="arm-{i % 8}"><path class="mean" d="M0 6H30"/>{svg.marker(i, 15, 6, 3.4, "class=dot")}</svg>'
+        items.append(f'<label><input type="checkbox" checked value="{i}">{sign}<span>{text(arm)}</span></label>')
+    return f'<div class="legend" role="group" aria-label="Arms shown in the figures">{"".join(items)}</div>'
+
+
+def _figure(panel: Panel, lines: Sequence[Line]) -> str:
+    place = svg.scale(lines)
+    tips = [
+        {
+            "arm": line.number,
+            "name": f"{line.arm} {line.label}".strip(),
+            "steps": line.steps,
+            "x": [round(place(x), 1) for x, _ in line.mean],
+            "values": [svg.number(y) + (f" at {svg.number(x)} tokens" if panel.over_tokens else "") for x, y in line.mean],
+        }
+        for line in lines
+    ]
+    unit = f' <span class="unit">({text(panel.unit)})</span>' if panel.unit else ""
+    labels = dict.fromkeys((line.label, line.second) for line in lines if line.label)
+    keys = "".join(f'<span><svg viewBox="0 0 26 8" aria-hidden="true"><path class="mean{" second" if second else ""}" d="M0 4H26"/></svg>{text(label)}</span>' for label, second in labels)  # fmt: skip
+    title = f"{panel.title} against {TOKENS if panel.over_tokens else 'steps'}"
+    chart = svg.line_chart(lines, TOKENS if panel.over_tokens else "step", title)
+    return (
+        f'<figure id="{text(panel.key)}"><figcaption><h3>{text(panel.title)}{unit}</h3><p>{text(panel.meaning)}</p></figcaption>'
+        + (f'<div class="keys">{keys}</div>' if keys else "")
+        + f'<div class="plot" tabindex="0" role="group" aria-label="{text(title)}; arrow keys go through the steps" data-lines="{text(json.dumps(tips))}">{chart}</div>'
+        + _numbers(panel, lines)
+        + "</figure>"
+    )
+
+
+def _numbers(panel: Panel, lines: Sequence[Line]) -> str:
+    steps = sorted({step for line in lines for step in line.steps})
+    every = -(-len(steps) // _ROWS)
+    at = [dict(zip(line.steps, line.mean, strict=True)) for line in lines]
+    head = [("", "step")]
+    for line in lines:
+        name = text(f"{line.arm} {line.label}".strip())
+        head += [("", f"{name}: tokens"), ("", name)] if panel.over_tokens else [("", name)]
+    rows = []
+    for step in steps[::-1][::every][::-1]:
+        row = [str(step)]
+        for points in at:
+            x, y = points.get(step, (None, None))
+            row += (["–" if x is None else f"{x:,.0f}"] if panel.over_tokens else []) + ["–" if y is None else f"{y:.5g}"]
+        rows.append(row)
+    more = "" if every == 1 else f'<p class="soft">Every {every}th step.</p>'
+    return f"<details><summary>Numbers (means over seeds)</summary>{more}{_table(head, rows)}</details>"
+
+
+def _front(report: Report, accuracy: str) -> list[str]:
+    length, points = front(report.runs, report.comparison, accuracy)
+    if not points:
+        return []
+    source = accuracy.split("/acc/")[0].split("/", 1)[1]
+    where = "validation" if length.startswith("val-") else "training"
+    best = [p.arm for p in points if p.on_front]
+    told = "Bars are 95% t intervals over seeds." if any(p.accuracy_half is not None for p in points) else "One run an arm: no intervals."
+    meaning = f"Up and to the left is better. {told} No other arm is both shorter and more accurate than {', '.join(best)}, by the means."
+    head = [("text", "arm"), ("", "length"), ("", "accuracy")]
+
+    def with_half(value: float, half: float | None, form: str) -> str:
+        return format(value, form) + ("" if half is None else f" ± {format(half, form)}")
+
+    rows = [[_arm(p.number, p.arm), with_half(p.length, p.length_half, ".1f"), with_half(p.accuracy, p.accuracy_half, ".3f")] for p in points]
+    title = f"{source}: accuracy against length"
+    return [
+        f"<figure><figcaption><h3>{text(title)}</h3><p>{text(meaning)}</p></figcaption>"
+        f'<div class="plot">{svg.front_chart(points, f"mean length of {where} responses (tokens)", title)}</div>'
+        f"<details><summary>Numbers (mean ± half of the interval)</summary>{_table(head, rows)}</details></figure>"
+    ]
+
+
+def _runs(report: Report) -> str:
+    numbers = {arm: i for i, arm in enumerate(report.arms)}
+    head = [("text", "arm"), ("", "seed"), ("text", "folder"), ("text", "engine"), ("", "last step"), ("text", "started"), ("text wrap", "versions")]
+    rows = []
+    for run in report.runs:
+        versions = ", ".join(f"{name} {version}" for name, version in run.record.get("versions", {}).items() if version)
+        seed = "–" if run.seed is None else str(run.seed)
+        rows.append([_arm(numbers[run.arm], run.arm), seed, text(run.path), text(run.record.get("engine", "–")), str(run.last_step), text(run.record.get("started", "–")), text(versions or "–")])  # fmt: skip
+    return f"<section><h2>Runs</h2>{_table(head, rows)}</section>"

@@ -136,4 +136,4 @@ def hf_engine(folder: Path, tokenizer: Any, settings: Mapping[str, Any]) -> Roll
     model = model.to(settings["device"]).eval()
     ends = stop_tokens(folder, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    return HFRollout(model, eos_token_ids=ends, pad_token_id=pad)
+    return HFRollout(model, eos_token_ids=ends, pad_token_id=pad, max_batch=settings["batch"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import comb, factorial
 from typing import Any
 
@@ -106,13 +106,14 @@ def majority_at_k(answers: Sequence[str], right: Sequence[float], k: int, *, see
     Raises:
         ValueError: k is below 1 or above n.
     """
-    _check_k(k, len(answers))
-    counts, values = _votes(answers, right)
     n = len(answers)
-    if n <= EXACT_LIMIT or k == n:
-        if k == n:
-            return float(values[counts == counts.max()].mean())
-        return float(_majorities(counts, values, lambda m, u: comb(m, u))[k] / comb(n, k))
+    _check_k(k, n)
+    votes = _votes(answers, right)
+    if n <= EXACT_LIMIT:
+        return _curve(votes)[k]
+    counts, values = _arrays(votes)
+    if k == n:
+        return float(_winners_value(counts[None], values)[0])
     rng = np.random.default_rng(seed)
     drawn = rng.multivariate_hypergeometric(counts, k, size=ESTIMATE_DRAWS, method="marginals")  # [draws, answers]
     return float(_winners_value(drawn, values).mean())
@@ -132,13 +133,12 @@ def majority_with_replacement(answers: Sequence[str], values: Sequence[float], k
     """
     if k < 1:
         raise ValueError(f"k = {k}: must be >= 1")
-    counts, means = _votes(answers, values, no_answer_counts=True)
-    n = len(answers)
-    if max(n, k) > EXACT_LIMIT:
-        drawn = np.random.default_rng(0).multinomial(k, counts / n, size=ESTIMATE_DRAWS)
-        return float(_winners_value(drawn, means).mean())
-    weights = _majorities(counts, means, lambda m, u: (m / n) ** u / factorial(u), draws=k)
-    return float(weights[k] * factorial(k))
+    votes, n = _votes(answers, values, no_answer_counts=True), len(answers)
+    if max(n, k) <= EXACT_LIMIT:
+        return _curve_with_replacement(votes, max(n, k))[k]
+    counts, means = _arrays(votes)
+    drawn = np.random.default_rng(0).multinomial(k, counts / n, size=ESTIMATE_DRAWS)
+    return float(_winners_value(drawn, means).mean())
 
 
 def _check_k(k: int, n: int) -> None:
@@ -146,17 +146,43 @@ def _check_k(k: int, n: int) -> None:
         raise ValueError(f"k = {k}: must be between 1 and the number of samples, {n}")
 
 
-def _votes(
-    answers: Sequence[str], values: Sequence[float], no_answer_counts: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each different answer's number of votes and mean value; no answer is worth 0."""
-    members: dict[str, list[float]] = {}
+Votes = tuple[tuple[int, float], ...]  # each different answer's number of votes and mean value, sorted
+
+
+def _votes(answers: Sequence[str], values: Sequence[float], no_answer_counts: bool = False) -> Votes:
+    """No answer is worth 0, unless `no_answer_counts`."""
+    count: dict[str, int] = {}
+    worth: dict[str, float] = {}
     for answer, value in zip(answers, values, strict=True):
-        members.setdefault(answer, []).append(float(value))
-    means = [
-        0.0 if answer == NO_ANSWER and not no_answer_counts else float(np.mean(v)) for answer, v in members.items()
-    ]
-    return np.array([len(v) for v in members.values()]), np.array(means)
+        count[answer] = count.get(answer, 0) + 1
+        worth[answer] = worth.get(answer, 0.0) + float(value)
+    if not no_answer_counts and NO_ANSWER in worth:
+        worth[NO_ANSWER] = 0.0
+    return tuple(sorted((count[answer], worth[answer] / count[answer]) for answer in count))
+
+
+def _arrays(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([count for count, _ in votes]), np.array([value for _, value in votes])
+
+
+@lru_cache(maxsize=2**16)  # few patterns of votes occur, and each is asked for at several k and in several tables
+def _curve(votes: Votes) -> tuple[float, ...]:
+    """Value of the majority of k samples drawn without replacement, for k = 0 (0.0) to n."""
+    counts, values = _arrays(votes)
+    n = int(counts.sum())
+    if len(votes) == 1:
+        return (0.0,) + (votes[0][1],) * n
+    total = _majorities(counts, values, comb, draws=None)
+    return tuple(float(total[k] / comb(n, k)) for k in range(n + 1))
+
+
+@lru_cache(maxsize=2**16)
+def _curve_with_replacement(votes: Votes, draws: int) -> tuple[float, ...]:
+    """The same of k samples drawn with replacement, for k = 0 (0.0) to ``draws``."""
+    counts, values = _arrays(votes)
+    n = counts.sum()
+    total = _majorities(counts, values, lambda m, u: (m / n) ** u / factorial(u), draws=draws)
+    return tuple(float(total[k] * factorial(k)) for k in range(draws + 1))
 
 
 def _winners_value(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -166,7 +192,7 @@ def _winners_value(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _majorities(
-    counts: np.ndarray, values: np.ndarray, ways: Callable[[int, int], float], draws: int | None = None
+    counts: np.ndarray, values: np.ndarray, ways: Callable[[int, int], float], draws: int | None
 ) -> np.ndarray:
     """[draws + 1]: for each size of draw s, the value of the majority summed over all draws, weighted by their ways.
 

@@ -63,6 +63,45 @@ def test_mixed_numbers_still_swallow_products():
     )
 
 
+QUICK = """
+import json, logging, sys
+sys.path.insert(0, sys.argv[1])
+logging.disable(logging.CRITICAL)
+import mathverify
+from antlr4 import PredictionMode
+mathverify.mend()
+def parsed(text, modes):
+    mathverify._MODES = modes
+    mathverify._parse.cache_clear()
+    return repr(mathverify._parse(text))
+texts = [*mathverify._WARM_UP, *json.loads(sys.argv[2])]
+full = [parsed(text, (PredictionMode.LL,)) for text in texts]
+print(json.dumps([
+    [text for text, f in zip(texts, full) if parsed(text, mode) != f]
+    for mode in ((PredictionMode.SLL,), (PredictionMode.SLL, PredictionMode.LL))
+]))
+"""
+
+
+def test_the_quick_prediction_parses_as_the_full_one():
+    """Where it parses at all; a few texts, such as `a_{n+1}`, the full one alone reads, and it is then asked."""
+    texts = [
+        r"\ln(4x)", r"\ln(x)+\ln(4)", r"\log_{3} 4", r"3\sin(2x)", r"6\sin(x)\cos(x)", r"2\exp(11)", r"|x|+|y|", r"\sqrt[3]{4}",
+        r"\frac{\ln 2}{\ln 3}", r"a\cos^{2}\theta-b", r"2^{n+3}", r"(", r"x^", r"\sin", r"\frac{1}", r"1+", "x y z",
+        r"\int_0^1 x dx", r"\lim_{x\to 0} \frac{\sin x}{x}", r"f(x)=\ln(x+1)", r"\{x \mid x>1\}", r"\left|\frac{a}{b}\right|",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", QUICK, str(ROOT / "reward"), json.dumps(texts)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    quick_alone, both = json.loads(done.stdout)
+    assert both == []
+    assert r"a_{n+1}" in quick_alone and len(quick_alone) < 10
+
+
 def test_the_requirements_keep_hydra_and_antlr_together():
     """The package asks for antlr 4.9 and for hydra-core 1.3 in one breath: no resolver can please antlr 4.13 instead."""
     if sys.version_info >= (3, 11):

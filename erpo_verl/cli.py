@@ -12,7 +12,9 @@ COMMANDS = {
     "score": ("erpo_verl.reward.score_command", "judge the answers in a JSONL file with math-verify"),
     "prepare": ("erpo_verl.prepare", "convert a problem set to parquet in verl's schema"),
     "evaluate": ("erpo_verl.evaluation.evaluate", "sample a model on problem sets: avg@k, pass@k, maj@k, lengths, intervals"),
-    "compare": ("erpo_verl.reports.compare", "figure and table of several runs from their metrics.jsonl"),
+    "train": ("erpo_verl.trainer.run", "train with ERPO or GRPO by the Accelerate engine, on one machine"),
+    "compare": ("erpo_verl.reports.compare", "page, figures and tables of several runs, and whether they may be compared"),
+    "inspect": ("erpo_verl.reports.inspection", "responses token by token, coloured by entropy, gate, progress or advantage"),
 }
 
 

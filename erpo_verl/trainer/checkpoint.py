@@ -138,7 +138,7 @@ def load(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 def random_state() -> dict[str, Any]:
     """The random states of this process, as tensors and plain values."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - libraries still draw from it
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -154,6 +154,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
     kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))

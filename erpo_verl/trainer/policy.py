@@ -117,6 +117,7 @@ class Policy:
             if self.sharded:
                 self._shard(self._reference)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self._trained = {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=actor.optim.lr, betas=tuple(actor.optim.betas), weight_decay=actor.optim.weight_decay
         )
@@ -231,6 +232,8 @@ class Policy:
         """All that training changes, as tensors on the CPU; complete in the main process (a collective call)."""
         options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         model, optimizer = dcp.get_state_dict(self.module, self.optimizer, options=options)
+        # With LoRA the base stays where it came from: a checkpoint holds the adapters.
+        model = {name: value for name, value in model.items() if not self.lora or name in self._trained}
         return {"model": model, "optimizer": optimizer, "scheduler": self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def test_mini_batches_hold_whole_groups():
     config = settings_for("actor_rollout_ref.actor.shuffle=true")
     batch = random_batch(prompts=4, n=4)
     found = mini_batches(batch, config, 1, epoch=0, step=3)
-    assert [len(rows) for rows in found] == [8, 8] and sorted(sum(found, [])) == list(range(16))
+    assert [len(rows) for rows in found] == [8, 8] and sorted(row for rows in found for row in rows) == list(range(16))
     for rows in found:
         assert all(len({batch.uid[i] for i in rows[j : j + 4]}) == 1 for j in range(0, 8, 4))
     assert found == mini_batches(batch, config, 1, epoch=0, step=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -90,6 +92,17 @@ def command(out: Path, model: Path, data: Path, *overrides: str) -> list[str]:
         "trainer.device=cpu", f"reward.custom_reward_function.path={Path(__file__).parent / 'trainer_reward.py'}",
         "reward.custom_reward_function.name=digits", *overrides,
     ]  # fmt: skip
+
+
+def run_here(arguments: list[str], code: int = 0) -> str:
+    """The engine in this process (a start of its own costs seconds of imports); its output."""
+    from erpo_verl.trainer.run import train
+
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        found = train(arguments)
+    assert found == code, output.getvalue()
+    return output.getvalue()
 
 
 def start(arguments: list[str], *, processes: int = 1, **environment: str) -> subprocess.Popen:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from erpo_verl.reports.curves import FrontPoint, Line, front, panels
 from erpo_verl.reports.metrics import TOKENS, Panel
+from erpo_verl.reports.svg import number
 from erpo_verl.reports.words import Report
 
 # Told apart by colour-blind readers too, on white and on black; the first arm, which the others are compared with, is grey.
@@ -69,6 +70,8 @@ def _write(drawings: Sequence[Drawing], report: Report, stem: Path) -> list[Path
 
 
 def _curves(panel: Panel, lines: Sequence[Line]) -> Drawing:
+    from matplotlib.ticker import MaxNLocator
+
     def draw(axis) -> None:
         for line in lines:
             colour, style = COLOURS[line.number % 8], "--" if line.second else "-"
@@ -82,10 +85,11 @@ def _curves(panel: Panel, lines: Sequence[Line]) -> Drawing:
         axis.set_xlabel(TOKENS if panel.over_tokens else "step")
         if panel.unit:
             axis.set_ylabel(panel.unit)
-        labels = list(dict.fromkeys((line.label, line.second) for line in lines if line.label))
-        for i, (label, second) in enumerate(labels):
-            text = f"{'- -' if second else '––'} {label}"
-            axis.annotate(text, (0.99, 0.98 - 0.09 * i), xycoords="axes fraction", ha="right", va="top", fontsize=8)
+        if panel.over_tokens:
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.xaxis.set_major_formatter(lambda value, _: number(value))
+        labels = dict.fromkeys((line.label, line.second) for line in lines if line.label)
+        axis.set_title("   ".join(f"{'- -' if second else '––'} {label}" for label, second in labels), fontsize=8, loc="right")
 
     return draw
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
@@ -26,18 +27,20 @@ from erpo_verl.reports.words import (
 
 _ROWS = 60  # of a figure's table; all numbers are in the runs' own files
 
-# Direction and control characters could make text read otherwise than it is; they are shown by their code points.
-_HIDDEN = {c: f"⟨U+{c:04X}⟩" for c in (*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200B, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)}  # fmt: skip
-
-
 def template(name: str) -> str:
     """A file of ``templates/``."""
     return (resources.files("erpo_verl.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def text(value: object) -> str:
-    """Text for HTML: markup is escaped, characters that cannot be seen are shown by their code points."""
-    return escape(str(value).translate(_HIDDEN), quote=True)
+    """Text for HTML: markup is escaped, characters that cannot be seen (control, direction, ...) are shown by their code points."""
+    return escape("".join(_seen(c) for c in str(value)), quote=True)
+
+
+def _seen(character: str) -> str:
+    # Cc control, Cf format (direction marks among them), Cs lone surrogates, Co private, Cn unassigned, Zl and Zp separators.
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return f"⟨U+{ord(character):04X}⟩" if hidden else character
 
 
 def data(value: object) -> str:
@@ -129,7 +132,8 @@ def _differences(report: Report) -> str:
 def _legend(report: Report) -> str:
     items = []
     for i, arm in enumerate(report.arms):
-        sign = f'<svg viewBox="0 0 30 12" aria-hidden="true" class="arm-{i % 8}"><path class="mean" d="M0 6H30"/>{svg.marker(i, 15, 6, 3.4, "class=dot")}</svg>'
+        dot = svg.marker(i, 15, 6, 3.4, 'class="dot"')
+        sign = f'<svg viewBox="0 0 30 12" aria-hidden="true" class="arm-{i % 8}"><path class="mean" d="M0 6H30"/>{dot}</svg>'
         items.append(f'<label><input type="checkbox" checked value="{i}">{sign}<span>{text(arm)}</span></label>')
     return f'<div class="legend" role="group" aria-label="Arms shown in the figures">{"".join(items)}</div>'
 
@@ -153,7 +157,7 @@ def _figure(panel: Panel, lines: Sequence[Line]) -> str:
     chart = svg.line_chart(lines, TOKENS if panel.over_tokens else "step", title)
     return (
         f'<figure id="{text(panel.key)}"><figcaption><h3>{text(panel.title)}{unit}</h3><p>{text(panel.meaning)}</p></figcaption>'
-        + (f'<div class="keys">{keys}</div>' if keys else "")
+        + f'<div class="keys">{keys}</div>'
         + f'<div class="plot" tabindex="0" role="group" aria-label="{text(title)}; arrow keys go through the steps" data-lines="{text(json.dumps(tips))}">{chart}</div>'
         + _numbers(panel, lines)
         + "</figure>"
@@ -197,7 +201,7 @@ def _front(report: Report, accuracy: str) -> list[str]:
     title = f"{source}: accuracy against length"
     return [
         f"<figure><figcaption><h3>{text(title)}</h3><p>{text(meaning)}</p></figcaption>"
-        f'<div class="plot">{svg.front_chart(points, f"mean length of {where} responses (tokens)", title)}</div>'
+        f'<div class="keys"></div><div class="plot">{svg.front_chart(points, f"mean length of {where} responses (tokens)", title)}</div>'
         f"<details><summary>Numbers (mean ± half of the interval)</summary>{_table(head, rows)}</details></figure>"
     ]
 

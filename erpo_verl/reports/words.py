@@ -65,9 +65,9 @@ def verdict(difference: Difference) -> str:
     if difference.half is None:
         return "can be noise"
     if difference.told_apart:
-        return "told from noise"
+        return "distinguishable from noise"
     if difference.p is not None and difference.p < 0.05:
-        return "not after correction for the number of comparisons"
+        return "not distinguishable after Holm's correction"
     return "not distinguishable from noise"
 
 
@@ -97,11 +97,11 @@ def about_tests(report: Report) -> str:
         return "There is nothing to compare with: give the runs of a second arm."
     text = f"Each arm minus {base}, paired by seed. "
     if not comparison.tests:
-        return text + "No arm has two seeds in common with it, so there are no intervals, and no difference can be told from noise."
+        return text + "No arm has two seeds in common with it, so there are no intervals, and no difference is distinguishable from noise."
     return text + (
         f"Intervals are 95% t intervals over the paired seeds, each for itself. There are {comparison.tests} of them: with no difference "
         f"anywhere one expects {comparison.tests * 0.05:.1f} to miss zero. The last p is Holm's, corrected for all {comparison.tests}; a "
-        "difference counts as told from noise where it is below 0.05."
+        "difference counts as distinguishable from noise where it is below 0.05."
     )
 
 

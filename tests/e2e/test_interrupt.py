@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -42,16 +43,26 @@ def variable(pid: int, name: str) -> Path:
     return Path(variables[name.encode()].decode())
 
 
-def test_ctrl_c(overrides, tmp_path):
-    out = tmp_path / "run"
-    runner = subprocess.Popen([sys.executable, "-c", MAIN, str(out), *overrides("erpo", steps=1000)])
+def test_neutral_settings_are_grpo_and_ctrl_c(overrides, tmp_path):
+    """One live run: gate off and eta 0 give verl's GRPO on its very tensors, bit for bit; then Ctrl-C, in the middle of training."""
+    folder, capture = tmp_path / "runs", tmp_path / "capture.jsonl"
+    neutral = ["+algorithm.erpo.gate.enable=false", "+algorithm.erpo.progress.eta=0"]
+    environment = {
+        **os.environ,
+        "VERL_USE_EXTERNAL_MODULES": "capture",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        "ERPO_CAPTURE": str(capture),
+    }
+    command = [sys.executable, "-c", MAIN, str(folder / "run"), *overrides("erpo", steps=1000), *neutral]
+    runner = subprocess.Popen(command, env=environment)
     try:
         deadline = time.monotonic() + 240
-        metrics = tmp_path / "run.partial" / "metrics.jsonl"
-        while not (metrics.is_file() and metrics.stat().st_size > 0):  # in the middle of training
+        metrics = folder / "run.partial" / "metrics.jsonl"
+        while len(lines(metrics)) < 3 or len(lines(capture)) < 3:
             assert runner.poll() is None and time.monotonic() < deadline
             time.sleep(0.5)
-        running = of_this_run(tmp_path)
+        batches = [json.loads(line) for line in lines(capture)]
+        running = of_this_run(folder)
         assert any("raylet" in name for name in running.values()) and len(running) > 5, running
         scratch = variable(next(iter(running)), "TMPDIR")
         assert scratch.name.startswith("erpo-") and scratch.is_dir()
@@ -59,6 +70,13 @@ def test_ctrl_c(overrides, tmp_path):
         assert runner.wait(60) == 130
     finally:
         runner.kill()
-    assert of_this_run(tmp_path) == {}
-    assert list(tmp_path.iterdir()) == []
+    assert of_this_run(folder) == {}
+    assert list(folder.iterdir()) == []
     assert not scratch.exists()
+    assert all(b["estimator"] == "erpo" and b["equal"] for b in batches)
+    assert sum(b["non_zero"] for b in batches) > 100
+
+
+def lines(path: Path) -> list[str]:
+    """The complete lines of a growing file."""
+    return path.read_text().split("\n")[:-1] if path.is_file() else []

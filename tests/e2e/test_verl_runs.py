@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import struct
 from pathlib import Path
 
@@ -32,23 +30,6 @@ def test_erpo_learns(overrides, tmp_path):
         assert data["reward/timed_out/mean"] == data["reward/killed/mean"] == 0
 
 
-def test_hostile_answers_do_not_stop_a_run(overrides, tmp_path):
-    """Answers that hang or bloat math-verify, in a live run: they are stopped, the others are judged, nothing stays behind."""
-    before = reward_workers()
-    run = launch(
-        [*overrides("erpo", steps=4), f"reward.custom_reward_function.path={HERE / 'hostile_reward.py'}"],
-        tmp_path / "hostile",
-        "hostile answers",
-    )
-    steps = read(run)
-    assert len(steps) == 4
-    assert_erpo_metrics(steps)
-    # 64 responses a step, of which 16 are hostile: all 60 of them are met, and none is right.
-    assert sum(data["reward/timed_out/mean"] + data["reward/killed/mean"] + data["reward/refused/mean"] for data in steps) > 0.1
-    assert all(0.05 < data["critic/score/mean"] < 0.75 for data in steps)
-    assert reward_workers() <= before
-
-
 def reward_workers() -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
@@ -61,47 +42,41 @@ def reward_workers() -> set[int]:
     return found
 
 
-def test_neutral_settings_are_grpo_on_the_tensors_of_a_live_run(overrides, tmp_path):
-    capture = tmp_path / "capture.jsonl"
-    neutral = ["+algorithm.erpo.gate.enable=false", "+algorithm.erpo.progress.eta=0"]
-    launch(
-        [*overrides("erpo", steps=3), *neutral],
-        tmp_path / "neutral",
-        "neutral",
-        environment={
-            "VERL_USE_EXTERNAL_MODULES": "capture",
-            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-            "ERPO_CAPTURE": str(capture),
-        },
-    )
-    batches = [json.loads(line) for line in capture.read_text().splitlines()]
-    assert len(batches) == 3 and all(b["estimator"] == "erpo" and b["equal"] for b in batches)
-    assert sum(b["non_zero"] for b in batches) > 100
+def test_two_ranks_every_logger_and_hostile_answers(overrides, tmp_path):
+    """Two FSDP ranks with two rollout servers; console, file, W&B (offline) and TensorBoard get ERPO's metrics.
 
-
-def test_two_ranks_and_every_logger(overrides, tmp_path):
-    """Two FSDP ranks with two rollout servers; console, file, W&B (offline) and TensorBoard get ERPO's metrics."""
+    Every fourth answer hangs or bloats math-verify: it is stopped, the others are judged, and nothing stays behind.
+    """
+    before = reward_workers()
     run = launch(
         [
-            *overrides("erpo", steps=3),
+            *overrides("erpo", steps=4),
             "trainer.n_gpus_per_node=2",
             "ray_kwargs.ray_init.num_gpus=2",
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
             "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
             "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
             'trainer.logger=["console","file","wandb","tensorboard"]',
+            f"reward.custom_reward_function.path={HERE / 'hostile_reward.py'}",
         ],
         tmp_path / "ranks",
         "two ranks",
         environment={"WANDB_MODE": "offline", "TENSORBOARD_DIR": str(tmp_path / "tensorboard")},
     )
     steps = read(run)
-    assert len(steps) == 3
+    assert len(steps) == 4
     assert_erpo_metrics(steps)
     assert "erpo/gate/mean:" in (run / "verl.log").read_text()
     gate = [data["erpo/gate/mean"] for data in steps]
     assert wandb_history(run, "erpo/gate/mean") == pytest.approx(gate)
     assert tensorboard_history(tmp_path / "tensorboard", "erpo/gate/mean") == pytest.approx(gate, rel=1e-6)
+    # 64 responses a step, of which 16 are hostile: all 60 of them are met, and none is right.
+    assert (
+        sum(data["reward/timed_out/mean"] + data["reward/killed/mean"] + data["reward/refused/mean"] for data in steps)
+        > 0.1
+    )
+    assert all(0.05 < data["critic/score/mean"] < 0.75 for data in steps)
+    assert reward_workers() <= before
 
 
 def wandb_records(path: Path):

@@ -13,6 +13,7 @@ The same input gives the same bytes. docs/data.md lists the sets and the rules.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from erpo_verl.data.check import check_files, read_others, report_for
 from erpo_verl.data.convert import Conversion, Counted, check_answers, convert, in_order, sample
 from erpo_verl.data.output import check_target, verl_rows, write
 from erpo_verl.data.rules import DROPS, MENDS
-from erpo_verl.data.sets import SETS, ProblemSet, find_set
+from erpo_verl.data.sets import CUSTOM, SETS, ProblemSet, find_set
 from erpo_verl.data.source import PrepareError, Row, file_rows, file_sha256, hub_rows
 from erpo_verl.data.templates import DEFAULT_TEMPLATE, INSTRUCTION, TEMPLATES
 
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=int, metavar="N", help="draw N of the problems")
     parser.add_argument("--seed", type=int, default=0, help="of --sample (0)")
     parser.add_argument("--columns", help="of custom: problem=COLUMN,answer=COLUMN[,level=,type=,unit=,id=]; dots go into structs")
+    parser.add_argument("--data-source", help="of custom: the name for data_source and ids (custom)")
     parser.add_argument("--against", nargs="+", default=[], metavar="OTHER", help="sets that no problem may stand in: files, folders, or set names")
     parser.add_argument(
         "--on-overlap", default="drop", choices=("drop", "drop-near", "report"),
@@ -98,6 +100,10 @@ def _prepare(args: argparse.Namespace) -> int:
     if not args.set:
         raise PrepareError("which set? `erpo prepare --list` prints all")
     known = find_set(args.set, args.columns)
+    if args.data_source:
+        if known.name != CUSTOM or not args.data_source.strip() or args.data_source in SETS:
+            raise PrepareError("--data-source is for the set 'custom', and must be no other set's name")
+        known = dataclasses.replace(known, name=args.data_source.strip())
     template = TEMPLATES.get(args.template)
     if template is None:
         raise PrepareError(f"no template {args.template!r}: one of {', '.join(TEMPLATES)}")

@@ -192,7 +192,8 @@ def same_value(one: str, other: str) -> bool:
     from erpo_verl.reward import RewardConfig, RewardSetupError, shared_judge
 
     try:
-        return bool(shared_judge(RewardConfig(prestart=False)).judge(one, other).right)
+        # Time enough, so that a busy machine does not decide.
+        return bool(shared_judge(RewardConfig(prestart=False, time_limit_s=30)).judge(one, other).right)
     except RewardSetupError as error:
         from erpo_verl.data.source import PrepareError
 

@@ -12,18 +12,32 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# First letter of the command -> what follows it, longest first where one is the start of another.
+# First letter of the command, and the rest of each command with what must follow so that it is no English word
+# (a form feed may be a page's end before "latter", a tab an indent before "fraction").
+_END, _ARGUMENT = "(?![a-z])", r"(?=\s*\{)"
+_FRACTION = r"(?=\s*[\d{\\])"
 _COMMANDS = {
-    "\x07": "a lpha|ngle|pprox|rc(?:sin|cos|tan)|st|lign|rray",
-    "\x08": "b egin|eta|inom|ar|oxed|ecause|igcup|igcap|ig[lr]?|ullet|mod|oldsymbol|ot|ackslash|f",
-    "\x0b": "v ec|ert|arphi|arepsilon|artheta|arnothing|ee|dots|space|phantom",
-    "\x0c": "f rac|orall|loor|rown|lat|box|ootnotesize",
-    "\t": "t riangle|ext(?:bf|it|rm|sf|tt)?(?=\\s*\\{)|imes|heta|frac|ilde|herefore|binom|au(?![a-z])|extstyle",
-    "\r": "r ight(?=\\s*[()\\[\\]|.}>]|\\s*\\\\)|ightarrow|ceil|floor(?![a-z])|vert|brace",
+    "\x07": ("a", ["lpha", "ngle", "pprox", "rcsin", "rccos", "rctan", "st" + _END]),
+    "\x08": (
+        "b",
+        ["egin" + _ARGUMENT, "inom" + _ARGUMENT, "ar" + _ARGUMENT, "oxed" + _FRACTION, "eta" + _END, "ecause", "igcup", "igcap",
+         r"ig[lr]?(?=\s*[()\[\]|\\])", "ullet", "mod" + _END, "ot" + _END, "f" + _END, "oldsymbol", "ackslash"],
+    ),
+    "\x0b": ("v", ["ec" + _ARGUMENT, "ert" + _END, "arphi", "arepsilon", "artheta", "arnothing", "ee" + _END, "dots"]),
+    "\x0c": ("f", ["rac" + _FRACTION, "orall" + _END, "loor" + _END, "rown" + _END, "lat" + _END, "box" + _ARGUMENT]),
+    "\t": (
+        "t",
+        ["riangle", "ext(?:bf|it|rm|sf|tt)?" + _ARGUMENT, "extstyle", "imes" + _END, "heta" + _END, "frac" + _FRACTION, "ilde",
+         "herefore", "binom" + _ARGUMENT, "au" + _END],
+    ),
+    "\r": (
+        "r",
+        [r"ight(?=\s*[()\[\]|.}>]|\s*\\)", "ightarrow", "ceil" + _END, "floor" + _END, "vert" + _END, "brace" + _END],
+    ),
 }  # fmt: skip
 _ESCAPES = [
-    (character, re.compile(re.escape(character) + "(?=(?:" + rest.partition(" ")[2] + "))"), "\\" + rest[0])
-    for character, rest in _COMMANDS.items()
+    (character, re.compile(re.escape(character) + "(?=" + "|".join(rests) + ")"), "\\" + letter)
+    for character, (letter, rests) in _COMMANDS.items()
 ]
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
 _BLANKS = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from erpo_verl.data.source import PrepareError
@@ -46,11 +46,12 @@ class ProblemSet:
     type: tuple[str, ...] = ()
     unit: tuple[str, ...] = ()
     source_id: tuple[str, ...] = ("id", "unique_id", "extra_info.id", "extra_info.index")
-    columns: frozenset[str] = field(init=False, default=frozenset())
 
-    def __post_init__(self) -> None:
+    @property
+    def columns(self) -> frozenset[str]:
+        """The top-level columns that are read."""
         paths = (*self.problem, *self.gold, *self.solution, *self.level, *self.type, *self.unit, *self.source_id)
-        object.__setattr__(self, "columns", frozenset(path.split(".")[0] for path in paths))
+        return frozenset(path.split(".")[0] for path in paths)
 
 
 SETS: dict[str, ProblemSet] = {

@@ -146,8 +146,10 @@ def test_custom_columns(tmp_path, capsys):
     rows = [{"q": {"text": "Find $x$."}, "gold": {"target": "7"}, "grade": 3, "n": 5}, {"q": {"text": "Say it"}, "gold": 2.0}]
     source = lines(tmp_path / "in.jsonl", rows)
     columns = "problem=q.text,answer=gold,level=grade,id=n"
-    assert prepare("custom", "--source", source, "--columns", columns, "--split", "test", "--out", tmp_path / "out") == 0
+    args = ["--source", source, "--columns", columns, "--split", "test", "--data-source", "mine", "--out", tmp_path / "out"]
+    assert prepare("custom", *args) == 0
     rows, _record = read(tmp_path / "out", "test")
+    assert {(row["data_source"], row["extra_info"]["id"][:5]) for row in rows} == {("mine", "mine/")}
     assert [row["reward_model"]["ground_truth"] for row in rows] == ["7", "2"]
     assert (rows[0]["extra_info"]["level"], rows[0]["extra_info"]["source_id"]) == ("3", "5")
     for bad, expected in (("problem", "NAME=COLUMN"), ("problem=q", "answer"), ("question=q,answer=a", "one of problem")):
@@ -231,6 +233,8 @@ def test_show_and_list(gsm8k, tmp_path, capsys):
         (["math", "--levels", "3-"], "expected levels"),
         (["gsm8k", "--template", "llama"], "no template"),
         (["gsm8k", "--columns", "problem=a"], "custom"),
+        (["gsm8k", "--data-source", "mine"], "--data-source"),
+        (["custom", "--data-source", "gsm8k"], "--data-source"),
         (["custom", "--source", "hub"], "no place on the hub"),
         (["math500", "--split", "train"], "no train split"),
         (["gsm8k", "--sample", "0"], "at least 1"),
@@ -336,3 +340,18 @@ def test_a_repository_through_the_hub_client(tmp_path):
     assert [row["reward_model"]["ground_truth"] for row in rows] == ["1234", "5"]
     source = record["source"]
     assert (source["name"], source["config"], source["split"], len(source["sha256"])) == ("openai/gsm8k", "main", "train", 64)
+
+
+def test_two_sets_go_into_one_dataset(gsm8k, tmp_path):
+    """As verl loads its files: each through `datasets`, then all together, which needs the same schema in all."""
+    datasets = pytest.importorskip("datasets")
+    source = lines(tmp_path / "math.jsonl", MATH)
+    assert prepare("gsm8k", "--source", gsm8k, "--out", tmp_path / "a") == 0
+    assert prepare("math", "--source", source, "--template", "qwen-boxed", "--out", tmp_path / "b") == 0
+    parts = [
+        datasets.load_dataset("parquet", data_files=str(tmp_path / name / "train.parquet"), cache_dir=str(tmp_path / "cache"))["train"]
+        for name in "ab"
+    ]
+    both = datasets.concatenate_datasets(parts)
+    assert [row["reward_model"]["ground_truth"] for row in both] == ["1234", "-7.50", "1", "8", "\\frac{1}{2}"]
+    assert both[2]["prompt"][0]["role"] == "system" and both[0]["extra_info"]["level"] is None

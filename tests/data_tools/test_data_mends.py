@@ -36,14 +36,14 @@ def test_certain_damage_is_mended(damaged, mended, rules):
         "{\n\tdraw((0,0)--(1,1));\n\tfor(int i=0;i<4;++i)\tdot(i);\n}",  # drawings in MATH
         "eat\t 20 + 10\t= 30",  # GSM8K test, row 1154
         "x\ne y and\nu",  # may have been \ne and \nu, may be line ends
-        "the\tangle, the\tan, a\ttotal, the\ttop",
+        "the\tangle, the\tan, a\ttotal, the\ttop, a\tfraction, the\tbinomial",
     ],
 )
 def test_text_that_may_be_meant_stays(text):
     assert mend_text(text).text == text and not mend_text(text).rules and not mend_text(text).broken
 
 
-@pytest.mark.parametrize("text", ["a\x0c b", "\x00", "lone \x08 x", "\x1b[0m", "bad \ufffd", "\x0bq", "half \ud800"])
+@pytest.mark.parametrize("text", ["a\x0c b", "\x00", "lone \x08 x", "\x1b[0m", "bad \ufffd", "\x0bq", "half \ud800", "\x0clatter page", "\x0crack"])
 def test_what_cannot_be_mended_is_named(text):
     assert mend_text(text).broken in text and mend_text(text).broken
 

@@ -2,12 +2,12 @@
 # GRPO and ERPO side by side, for real, on a machine without a GPU: a tiny language model learns arithmetic in verl
 # (Ray, FSDP2, vLLM rollouts). Ends with a table and a figure. A second call reuses what is there.
 #   OUT=outputs/quickstart   where everything goes
-#   STEPS=30 SEED=1          length and seed of both runs
+#   STEPS=24 SEED=1          length and seed of both runs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OUT="${OUT:-outputs/quickstart}"
-STEPS="${STEPS:-30}"
+STEPS="${STEPS:-24}"
 SEED="${SEED:-1}"
 
 source scripts/environment.sh

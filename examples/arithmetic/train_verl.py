@@ -60,7 +60,7 @@ def arguments(
         "reward.num_workers=1",
         f"trainer.total_training_steps={steps}",
         "trainer.total_epochs=1000000",
-        f"trainer.test_freq={max(1, steps // 3)}",
+        f"trainer.test_freq={max(1, steps // 2)}",
         "trainer.save_freq=-1",
         'trainer.logger=["console","file"]',
         "trainer.project_name=erpo-arithmetic",
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=Path("outputs/arithmetic/start"))
     parser.add_argument("--data", type=Path, default=Path("outputs/arithmetic/data"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("overrides", nargs="*", help="further overrides of verl, key=value")
     args = parser.parse_args()

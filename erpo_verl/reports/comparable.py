@@ -19,6 +19,12 @@ _IGNORED = re.compile(
     r"max_actor_ckpt_to_keep|rollout_data_dir|validation_data_dir|val_before_train|log_val_generations|total_epochs)|"
     r"data\.(train_files|val_files)|actor_rollout_ref\.model\.(path|tokenizer_path)|ray_kwargs\..*)$"
 )
+# What changes time and memory, and results no further than by rounding.
+_COMPUTING = re.compile(
+    r".*(micro_batch_size|micro_batch_size_per_gpu|max_token_len_per_gpu|use_dynamic_bsz|num_workers|enforce_eager|attn_implementation|strategy|"
+    r"gradient_checkpointing|use_remove_padding|use_torch_compile|free_cache_engine|enable_sleep_mode|gpu_memory_utilization|parallel_size|"
+    r"max_num_seqs|max_num_batched_tokens|max_model_len|trainer\.(device|n_gpus_per_node|nnodes))$|transfer_queue\..*|trainer\.v1\..*"
+)
 _ABSENT = object()
 
 
@@ -138,6 +144,9 @@ def _settings(runs: Sequence[Run]) -> list[Issue]:
         groups = _groups(known, lambda run, key=key: _setting(configs[run.label], key, one_engine))
         if len(groups) < 2:
             continue
+        if _COMPUTING.fullmatch(key):
+            found.append(Issue(NOTE, "computing", f"{key}: {_differs(groups, _show_setting)}; changes time and memory, results by rounding"))
+            continue
         if not _ALGORITHM.match(key):
             found.append(Issue(NOT_COMPARABLE, "settings", f"{key}: {_differs(groups, _show_setting)}"))
             continue
@@ -149,8 +158,10 @@ def _settings(runs: Sequence[Run]) -> list[Issue]:
 
 
 def _setting(config: dict[str, Any], key: str, one_engine: bool) -> Any:
-    # Engines record other sets of keys: a key that one of them does not have says nothing. 1 and 1.0 are the same.
+    # Engines record other sets of keys, and null is each one's own default: of these nothing is known. 1 and 1.0 are the same.
     value = config.get(key, _ABSENT)
+    if value is None and not one_engine:
+        return _ABSENT
     if value is _ABSENT:
         return {"not given": True} if one_engine else _ABSENT
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

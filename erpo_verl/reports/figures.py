@@ -62,6 +62,8 @@ def _write(drawings: Sequence[Drawing], report: Report, stem: Path) -> list[Path
             for i, arm in enumerate(report.arms)
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6), frameon=False)
+        figure.draw_without_rendering()  # the layout is found once, not again for each file
+        figure.set_layout_engine("none")
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
             path = stem.with_suffix(suffix)
             figure.savefig(path, dpi=130, metadata=metadata, facecolor="white")

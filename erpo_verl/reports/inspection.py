@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from erpo_verl.reports.page import data, document, template, text
+from erpo_verl.reports.document import data, document, template, text
 from erpo_verl.reports.pieces import is_byte_level, readable
 from erpo_verl.reports.rollouts import NUMBERS, RolloutsError
 from erpo_verl.reports.selection import Group, Selection, is_right, parse_rows, select

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 
 from erpo_verl.reports.curves import FrontPoint, Line, Point
+from erpo_verl.reports.document import text
 
 WIDTH, HEIGHT = 380, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 38
@@ -63,7 +63,7 @@ class Plane:
             x = self.x(value)
             parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>')
             parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 16}" text-anchor="middle">{number(value)}</text>')
-        parts.append(f'<text class="name" x="{(WIDTH + _LEFT - _RIGHT) / 2:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
+        parts.append(f'<text class="name" x="{(WIDTH + _LEFT - _RIGHT) / 2:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{text(x_label)}</text>')
         return parts
 
 
@@ -127,9 +127,9 @@ def front_chart(points: Sequence[FrontPoint], x_label: str, title: str) -> str:
         if arm.accuracy_half is not None:
             low, high = plane.y(arm.accuracy - arm.accuracy_half), plane.y(arm.accuracy + arm.accuracy_half)
             inside.append(f'<path class="bar" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
-        text = f"{arm.arm}: length {number(arm.length)}, accuracy {arm.accuracy:.3f}"
+        told = f"{arm.arm}: length {number(arm.length)}, accuracy {arm.accuracy:.3f}"
         dot = marker(arm.number, x, y, 5.0, 'class="dot"')
-        inside.append(f"<g><title>{escape(text)}</title>{dot}</g>")
+        inside.append(f"<g><title>{text(told)}</title>{dot}</g>")
         parts.append(f'<g class="arm-{arm.number % 8}" data-arm="{arm.number}">{"".join(inside)}</g>')
     return _svg(parts, title)
 
@@ -152,7 +152,7 @@ def scale(lines: Sequence[Line]) -> Callable[[float], float]:
 
 def _svg(parts: list[str], title: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">'
         + "".join(parts)
         + "</svg>"
     )

@@ -115,7 +115,11 @@ def _has_account() -> bool:
 
 def _names(report: Report, arm: str) -> list[str]:
     """The names under which an arm's runs are in W&B."""
-    return [_setting(run.record, "trainer", "experiment_name") or run.label for run in report.arms[arm]]
+    names = [_setting(run.record, "trainer", "experiment_name") or run.label for run in report.arms[arm]]
+    for name in names:
+        if any(sign in name for sign in "'\"\\\n"):
+            raise WandbError(f"a W&B report cannot choose the run {name!r}: its name holds a quote, a backslash or a line break")
+    return names
 
 
 def _setting(record: dict[str, Any], section: str, name: str) -> str | None:

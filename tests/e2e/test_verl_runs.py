@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import assert_erpo_metrics, read
 
+from erpo_verl.reports.wandb_files import find_files, read_offline_run
 from erpo_verl.verl_cpu.launch import RunFailed, launch
 
 HERE = Path(__file__).parent
@@ -68,7 +68,8 @@ def test_two_ranks_every_logger_and_hostile_answers(overrides, tmp_path):
     assert_erpo_metrics(steps)
     assert "erpo/gate/mean:" in (run / "verl.log").read_text()
     gate = [data["erpo/gate/mean"] for data in steps]
-    assert wandb_history(run, "erpo/gate/mean") == pytest.approx(gate)
+    logged = read_offline_run(find_files(run)).history
+    assert [data["erpo/gate/mean"] for _, data in logged if "erpo/gate/mean" in data] == pytest.approx(gate)
     assert tensorboard_history(tmp_path / "tensorboard", "erpo/gate/mean") == pytest.approx(gate, rel=1e-6)
     # 64 responses a step, of which 16 are hostile: all 60 of them are met, and none is right.
     assert (
@@ -77,33 +78,6 @@ def test_two_ranks_every_logger_and_hostile_answers(overrides, tmp_path):
     )
     assert all(0.05 < data["critic/score/mean"] < 0.75 for data in steps)
     assert reward_workers() <= before
-
-
-def wandb_records(path: Path):
-    """Payloads of an offline W&B file: LevelDB's log format after a header of 7 bytes, in blocks of 32 KiB."""
-    data, position, pending = path.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        if (room := 32768 - position % 32768) < 7:
-            position += room
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        pending += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield pending
-            pending = b""
-
-
-def wandb_history(run: Path, name: str) -> list[float]:
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (path,) = run.glob("wandb/offline-run-*/*.wandb")
-    values = []
-    for payload in wandb_records(path):
-        for item in Record.FromString(payload).history.item:
-            if name in (item.key, ".".join(item.nested_key)):
-                values.append(float(item.value_json))
-    return values
 
 
 def tensorboard_history(folder: Path, name: str) -> list[float]:

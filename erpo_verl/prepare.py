@@ -118,7 +118,10 @@ def _prepare(args: argparse.Namespace) -> int:
     levels, types = _levels(args.levels, known), _types(args.types, known)
 
     rows, source, digest = _open(args, known, split)
-    result = convert(rows, known, levels, types, args.duplicates, _progress())
+    progress = _progress()
+    result = convert(rows, known, levels, types, args.duplicates, progress)
+    if progress:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
     source["sha256"] = digest()
     if not result.problems:
         first = next(iter(in_order(result.dropped).items()), None)

@@ -137,8 +137,11 @@ def convert(
         if broken:
             result.drop("broken_text", number, f"{broken!r} in the problem")
             continue
-        level, level_rules = _level(first_text(row, known.level)[0])
-        kind = first_text(row, known.type)[0].strip() or None
+        if not text:
+            result.drop("no_problem", number, "nothing but invisible characters")
+            continue
+        level, level_rules = _level(_label(row, known.level) or "")
+        kind = _label(row, known.type)
         seen_levels.add(level or "")
         seen_types.add(kind or "")
         if levels is not None and level not in levels:
@@ -153,8 +156,8 @@ def convert(
             result.drop(gold.drop, number, _excerpt(row, known))
             continue
         problem = Problem(
-            number, text, key, gold.text, level, kind, first_text(row, known.unit)[0].strip() or None,
-            first_text(row, known.source_id)[0] or None, tuple(dict.fromkeys((*rules, *level_rules, *gold.rules))),
+            number, text, key, gold.text, level, kind, _label(row, known.unit), _label(row, known.source_id),
+            tuple(dict.fromkeys((*rules, *level_rules, *gold.rules))),
         )  # fmt: skip
         if duplicates == "drop" and key in first:
             kept = result.problems[first[key]]
@@ -177,6 +180,12 @@ def _problem_text(raw: str, chat: bool) -> tuple[str, tuple[str, ...], str, str]
     mended = mend_text(bare)
     rules = (*(["instruction"] if bare != raw else []), *mended.rules)
     return mended.text, rules, mended.broken, "" if mended.broken else digest(mended.text)
+
+
+def _label(row: Mapping[str, Any], paths: Sequence[str]) -> str | None:
+    """A short text about a row; None where there is none, or where it is broken."""
+    mended = mend_text(first_text(row, paths)[0])
+    return None if mended.broken else mended.text or None
 
 
 def _level(raw: str) -> tuple[str | None, tuple[str, ...]]:

@@ -16,7 +16,8 @@ from typing import Any
 
 from erpo_verl.data.mend import mend_text
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
+_WHOLE = re.compile(r"([-+]?)0*(\d[\d,]*?)(\.0*)?", re.ASCII)
 _NUMBER_WORDS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
@@ -76,7 +77,7 @@ def integer(given: Given) -> Gold:
     text, unit = _without_unit(boxed[-1] if boxed else text.strip().strip("$"))
     if unit:
         rules += ("unit",)
-    whole = re.fullmatch(r"([-+]?)0*(\d[\d,]*?)(\.0*)?", text)
+    whole = _WHOLE.fullmatch(text)
     if not whole:
         return _dropped("not_a_number" if text.strip() else "no_gold")
     bare = (whole[1] if whole[1] == "-" and whole[2] != "0" else "") + whole[2].replace(",", "")
@@ -98,7 +99,7 @@ def text(given: Given) -> Gold:
     if isinstance(value, (list, tuple)):
         if len(value) > 1:
             return _dropped("several_golds")
-        value = value[0] if value else None
+        value = _first(value)
     if value is None:
         return _dropped("no_gold")
     plain, rules = _plain(value)

@@ -78,12 +78,22 @@ def check_target(out: Path, name: str, set_name: str) -> None:
     """
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise PrepareError(f"--name {name!r}: letters, digits, '.', '_' and '-' only")
-    try:
-        there = json.loads((out / f"{name}.json").read_text(encoding="utf-8")).get("set")
-    except (OSError, ValueError, AttributeError):
-        return
-    if there != set_name:
+    there = _set_of(out / f"{name}.json", out / f"{name}.parquet")
+    if there not in (None, set_name):
         raise PrepareError(f"{out / name}.parquet holds the set {there!r}: choose another --out, or a --name")
+
+
+def _set_of(record: Path, data: Path) -> str | None:
+    """The set that a record names, or else the first row of a parquet file; None where neither says."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return json.loads(record.read_text(encoding="utf-8")).get("set")
+    if data.exists():
+        import pyarrow.parquet as pq
+
+        with contextlib.suppress(Exception):  # whatever is there, it is no set of ours
+            return next(pq.ParquetFile(data).iter_batches(1, columns=["data_source"])).to_pylist()[0]["data_source"]
+        return "unknown"
+    return None
 
 
 def write(out: Path, name: str, rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> tuple[Path, Path]:

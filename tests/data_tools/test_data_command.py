@@ -27,6 +27,7 @@ GSM8K = [
     {"question": "Control \x00 character", "answer": "#### 4"},
     {"question": "Twice", "answer": "#### 5"},
     {"question": "twice", "answer": "#### 6"},
+    {"question": "\u200b", "answer": "#### 7"},
 ]
 MATH = [
     {"problem": "Let $x=1$. Find $x$.", "level": "Level 1", "type": "Algebra", "solution": "It is $\\boxed{1}$."},
@@ -67,9 +68,9 @@ def test_rows_and_record(gsm8k, tmp_path, capsys):
     info = rows[1]["extra_info"]
     assert info.pop("id").startswith("gsm8k/") and info.pop("problem") == "And now?"
     assert info == {"index": 1, "split": "train", "row": 1, "level": None, "type": None, "unit": None, "source_id": None}
-    assert (record["rows_in"], record["rows_out"], record["rows_published"]) == (9, 2, 7473)
+    assert (record["rows_in"], record["rows_out"], record["rows_published"]) == (10, 2, 7473)
     assert {rule: found["at"] for rule, found in record["dropped"].items()} == {
-        "no_problem": [4],
+        "no_problem": [4, 9],
         "broken_text": [6],
         "no_gold": [5],
         "not_a_number": [3],
@@ -83,7 +84,7 @@ def test_rows_and_record(gsm8k, tmp_path, capsys):
     assert record["source"]["sha256"] == hashlib.sha256(gsm8k.read_bytes()).hexdigest()
     assert record["file_sha256"] == hashlib.sha256((tmp_path / "out" / "train.parquet").read_bytes()).hexdigest()
     out = capsys.readouterr().out
-    assert "2 of 9 rows" in out and "dropped 2: conflicting_golds (row 7, 8)" in out
+    assert "2 of 10 rows" in out and "dropped 2: conflicting_golds (row 7, 8)" in out
 
 
 def test_duplicates_may_be_kept(gsm8k, tmp_path):
@@ -254,12 +255,16 @@ def test_one_folder_does_not_mix_sets(gsm8k, tmp_path, capsys):
     math = lines(tmp_path / "math.jsonl", MATH)
     out = tmp_path / "out"
     assert prepare("gsm8k", "--source", gsm8k, "--out", out) == 0
-    before = (out / "train.parquet").read_bytes()
+    before, schema = (out / "train.parquet").read_bytes(), pq.read_schema(out / "train.parquet")
     assert prepare("math", "--source", math, "--out", out) == 1
     assert "holds the set 'gsm8k'" in capsys.readouterr().err and (out / "train.parquet").read_bytes() == before
     assert prepare("math", "--source", math, "--name", "math", "--out", out) == 0
     assert sorted(path.name for path in out.iterdir()) == ["math.json", "math.parquet", "train.json", "train.parquet"]
-    assert pq.read_schema(out / "math.parquet").equals(pq.read_schema(out / "train.parquet"))
+    (out / "train.json").unlink()
+    assert prepare("math", "--source", math, "--out", out) == 1  # the rows themselves say so too
+    pq.write_table(pa.table({"x": [1]}), out / "train.parquet")
+    assert prepare("gsm8k", "--source", gsm8k, "--out", out) == 1 and "'unknown'" in capsys.readouterr().err
+    assert pq.read_schema(out / "math.parquet").equals(schema)
 
 
 # ---------------------------------------------------------------------- the hub's layouts, as rows made by hand

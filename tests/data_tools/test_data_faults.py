@@ -15,8 +15,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from erpo_verl import cli
+from erpo_verl.data.convert import convert
+from erpo_verl.data.output import parquet_bytes, verl_rows
+from erpo_verl.data.rules import DROPS
+from erpo_verl.data.sets import SETS
+from erpo_verl.data.templates import TEMPLATES
 
 
 def big_rows(count: int) -> list[dict]:
@@ -177,3 +184,32 @@ def _open_files(pid: int) -> list[str]:
         return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
     except OSError:
         return []
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(), max_size=12),
+    st.sampled_from(["#### 4", r"\boxed{3}", '["1"]', "007", "1,2", "\x0crac12", "Level 5", "\ud800", "12 apples", "\u0663"]),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["target", "content", "role", "ground_truth", "index", "x"]), inner, max_size=3),
+        st.builds(lambda text: [{"role": "user", "content": text}], inner),
+    ),
+    max_leaves=5,
+)
+COLUMNS = ["problem", "question", "prompt", "answer", "final_answer", "reward_model", "extra_info", "level", "type", "unit", "id"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(SETS)), st.lists(st.dictionaries(st.sampled_from(COLUMNS), VALUES), max_size=4))
+def test_any_row_is_kept_or_dropped_by_a_rule(name, rows):
+    """Whatever stands in the columns: each row is counted once, and what is kept can be written."""
+    result = convert(rows, SETS[name], duplicates="keep")
+    assert set(result.dropped) <= set(DROPS)
+    assert result.rows_in == len(rows) == len(result.problems) + sum(found.count for found in result.dropped.values())
+    assert all(problem.text.strip() and problem.gold.strip() for problem in result.problems)
+    written = parquet_bytes(list(verl_rows(result.problems, name, "train", TEMPLATES["boxed"])))
+    table = pq.read_table(pa.BufferReader(written))
+    assert table.column("data_source").to_pylist() == [name] * len(result.problems)

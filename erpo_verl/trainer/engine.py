@@ -28,12 +28,14 @@ def make_engine(settings: DictConfig, policy: Policy, tokenizer: PreTrainedToken
 
     return VLLMRollout(
         settings.actor_rollout_ref.model.path,
+        eos_token_ids=eos_token_ids(policy.whole_model(), tokenizer),
         dtype=str(DTYPES.get(rollout.dtype, policy.dtype)).removeprefix("torch."),
         max_model_len=rollout.max_model_len or settings.data.max_prompt_length + settings.data.max_response_length,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         enforce_eager=rollout.enforce_eager,
         max_num_seqs=rollout.max_num_seqs,
         seed=rollout.seed,
+        trust_remote_code=settings.actor_rollout_ref.model.trust_remote_code,
     )
 
 

@@ -125,7 +125,7 @@ def _build(settings: DictConfig, trackers: list[str], judge, tokenizer, train_pr
 
     folder = Path(settings.trainer.default_local_dir).expanduser().absolute()
     accelerator = Accelerator(
-        log_with=trackers, project_dir=str(folder), cpu=settings.trainer.device == "cpu", mixed_precision="no"
+        log_with=trackers or None, project_dir=str(folder), cpu=settings.trainer.device == "cpu", mixed_precision="no"
     )
     _check_processes(settings, accelerator.num_processes, accelerator.distributed_type == DistributedType.FSDP)
     found = checkpoint.find(folder, settings.trainer.resume_mode, settings.trainer.resume_from_path)
@@ -201,6 +201,10 @@ def _check_processes(settings: DictConfig, processes: int, accelerates_fsdp: boo
     if actor.ppo_mini_batch_size % processes:
         problems.append(
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}: must be a multiple of the {processes} processes"
+        )
+    if settings.actor_rollout_ref.rollout.name == "vllm" and processes > 1:
+        problems.append(
+            f"actor_rollout_ref.rollout.name=vllm: works with one process, and accelerate launched {processes}: set it to hf, or take verl"
         )
     if accelerates_fsdp:
         problems.append("accelerate launch --use_fsdp: leave it out; actor_rollout_ref.actor.strategy=fsdp2 shards the model")

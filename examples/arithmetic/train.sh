@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The arithmetic task on a CPU: problems and start policy are made where they are missing, with the Accelerate engine. Arguments are settings (key=value), the later ones win.
+#   ALGORITHM=erpo      erpo or grpo
+#   PROCESSES=1         one for each GPU
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+ALGORITHM="${ALGORITHM:-erpo}"
+PROCESSES="${PROCESSES:-1}"
+
+[ -f outputs/arithmetic/data/train.parquet ] || python -m examples.arithmetic.prepare --out outputs/arithmetic/data
+python -m examples.arithmetic.warm_start --out outputs/arithmetic/start --threads 1
+
+launch=(python -m)
+if [ "$PROCESSES" -gt 1 ]; then
+    launch=(accelerate launch --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no -m)
+fi
+"${launch[@]}" erpo_verl.trainer "examples/arithmetic/$ALGORITHM.yaml" "$@"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# GSM8K with Qwen2.5-0.5B-Instruct (`erpo prepare` gets the problems from the hub where they are missing), with the Accelerate engine. Arguments are settings (key=value), the later ones win.
+#   ALGORITHM=erpo      erpo or grpo
+#   PROCESSES=1         one for each GPU
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+ALGORITHM="${ALGORITHM:-erpo}"
+PROCESSES="${PROCESSES:-1}"
+
+for split in train test; do
+    [ -f "data/gsm8k/$split.parquet" ] || erpo prepare gsm8k --split "$split" --out data/gsm8k
+done
+
+launch=(python -m)
+if [ "$PROCESSES" -gt 1 ]; then
+    launch=(accelerate launch --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no -m)
+fi
+"${launch[@]}" erpo_verl.trainer "examples/gsm8k/$ALGORITHM.yaml" "$@"

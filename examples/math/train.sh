@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# MATH with Qwen2.5-1.5B-Instruct and LoRA, validated on MATH-500 (`erpo prepare` gets them from the hub), with the Accelerate engine. Arguments are settings (key=value), the later ones win.
+#   ALGORITHM=erpo      erpo or grpo
+#   PROCESSES=1         one for each GPU
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+ALGORITHM="${ALGORITHM:-erpo}"
+PROCESSES="${PROCESSES:-1}"
+
+[ -f data/math/train.parquet ] || erpo prepare math --split train --out data/math
+[ -f data/math500/test.parquet ] || erpo prepare math500 --split test --out data/math500
+
+launch=(python -m)
+if [ "$PROCESSES" -gt 1 ]; then
+    launch=(accelerate launch --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no -m)
+fi
+"${launch[@]}" erpo_verl.trainer "examples/math/$ALGORITHM.yaml" "$@"

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# A task and a reward of one's own, with the Accelerate engine. Arguments are settings (key=value), the later ones win.
+#   ALGORITHM=erpo      erpo or grpo
+#   PROCESSES=1         one for each GPU
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+ALGORITHM="${ALGORITHM:-erpo}"
+PROCESSES="${PROCESSES:-1}"
+
+[ -f outputs/own_task/data/train.parquet ] || python -m examples.own_task.make_data --out outputs/own_task/data
+
+launch=(python -m)
+if [ "$PROCESSES" -gt 1 ]; then
+    launch=(accelerate launch --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no -m)
+fi
+"${launch[@]}" erpo_verl.trainer "examples/own_task/$ALGORITHM.yaml" "$@"

@@ -26,6 +26,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from erpo_verl.rollout.types import Response, SamplingParams
+from erpo_verl.rollout.weights import plain_weights
 
 CHECK_EVERY = 8  # tokens between two looks at which rows have ended, off the CPU (each look waits for the device)
 GROW = 64  # columns by which a cache's memory grows at least
@@ -146,11 +147,14 @@ class HFRollout:
     def sync(self, model: nn.Module) -> None:
         """Copy the weights of ``model``; nothing to do where it is the model that is sampled from.
 
+        If ``model`` has adapters and the engine's has none, they are merged in a copy first.
+
         Raises:
             RuntimeError: other names or shapes of weights (from torch; it lists them).
         """
-        if model is not self._open():
-            self.model.load_state_dict(model.state_dict())
+        own = self._open()
+        if model is not own:
+            own.load_state_dict(model.state_dict() if hasattr(own, "peft_config") else plain_weights(model))
 
     def close(self) -> None:
         """Forget the model."""

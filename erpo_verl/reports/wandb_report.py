@@ -48,7 +48,7 @@ def build(report: Report, entity: str, project: str) -> wr.Report:
     from wandb_workspaces import expr
 
     # A set's project is left empty: it is the report's. To name it, the library would ask W&B for its number.
-    runsets = [wr.Runset(name=arm, filters=[expr.Metric("Name").isin(_names(report, arm))]) for arm in report.arms]
+    runsets = [wr.Runset(name=arm, filters=expr.And(expr.Metric("Name").isin(_names(report, arm)))) for arm in report.arms]
     sources = dict.fromkeys(name for run in report.runs for name in run.accuracies)
     blocks: list[Any] = [wr.MarkdownBlock(text=markdown(report)), wr.TableOfContents()]
     sections: dict[str, list[Any]] = {}

@@ -83,9 +83,8 @@ def _remarks(
         only_a, only_b = len(a[condition].keys() - b[condition].keys()), len(b[condition].keys() - a[condition].keys())
         if only_a or only_b:
             both = len(a[condition].keys() & b[condition].keys())
-            remarks.append(
-                f"{condition.label}: {both} problems in both; left out: {only_a} only in the other, {only_b} only in this"
-            )
+            left_out = f"left out: {only_a} only in the other, {only_b} only in this"
+            remarks.append(f"{condition.label}: {both} problems in both; {left_out}")
     missing = [condition.label for condition in {**a, **b} if condition not in common]
     if missing:
         remarks.append(f"in one of them only, left out: {'; '.join(missing)}")
@@ -128,10 +127,10 @@ def _values(problems: Sequence[ProblemSamples], whole: bool) -> dict[str, np.nda
     named = {f"avg@{n}": values.pop("avg")} | {
         name: v for name, v in values.items() if not name.startswith("maj") or name == f"maj@{n}"
     }
-    return named | {
-        "length": np.array([float(np.mean(p.lengths)) for p in problems]),
-        "cut off": np.array([1 - float(np.mean(p.finished)) for p in problems]),
-    }
+    named["length"] = np.array([float(np.mean(p.lengths)) for p in problems])
+    if whole:
+        named["cut off"] = np.array([1 - float(np.mean(p.finished)) for p in problems])
+    return named
 
 
 def markdown(comparison: Mapping[str, Any]) -> str:
@@ -173,8 +172,8 @@ def markdown(comparison: Mapping[str, Any]) -> str:
             )
         )
     text.append(
-        f"Each p stands alone. {tests} tests are shown: with so many, one below {0.05 / tests:.2g} means what one below "
-        "0.05 means alone.\n"
+        f"Each p stands alone. {tests} tests are shown: with so many, one below {0.05 / tests:.2g} means what one "
+        "below 0.05 means alone.\n"
     )
     return "\n".join(text)
 

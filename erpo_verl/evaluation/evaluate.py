@@ -154,6 +154,8 @@ def _check(args: argparse.Namespace) -> None:
         raise EvaluationError(f"--top-p {args.top_p}: must be in (0, 1]")
     if args.top_k != -1 and args.top_k < 1:
         raise EvaluationError(f"--top-k {args.top_k}: must be >= 1, or -1 for the whole vocabulary")
+    if args.engine == "vllm" and args.device != "auto":
+        raise EvaluationError(f"--device {args.device}: only for --engine hf; vLLM runs on what it was built for")
     if not isinstance(args.template, dict):
         raise EvaluationError(f"--template {json.dumps(args.template)}: expected an object")
     if args.out.exists() and not args.out.is_dir():

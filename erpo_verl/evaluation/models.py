@@ -137,3 +137,17 @@ def hf_engine(folder: Path, tokenizer: Any, settings: Mapping[str, Any]) -> Roll
     ends = stop_tokens(folder, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     return HFRollout(model, eos_token_ids=ends, pad_token_id=pad, max_batch=settings["batch"])
+
+
+def vllm_engine(folder: Path, tokenizer: Any, settings: Mapping[str, Any]) -> RolloutEngine:
+    """vLLM in this process, on the device that it was built for."""
+    from erpo_verl.rollout.vllm import VLLMRollout
+
+    return VLLMRollout(
+        folder,
+        eos_token_ids=stop_tokens(folder, tokenizer),
+        dtype=settings["dtype"],
+        max_model_len=settings["max_prompt_tokens"] + settings["max_tokens"],
+        gpu_memory_utilization=0.9,  # nothing else is on the GPU here
+        seed=settings["seed"],
+    )

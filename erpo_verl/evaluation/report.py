@@ -39,7 +39,7 @@ def by_condition(lines: Sequence[Mapping[str, Any]]) -> Answered:
 
 
 def figures(problems: Sequence[ProblemSamples], *, seed: int = 0) -> dict[str, Any]:
-    """`summarize` of some problems, with {value, low, high} (95%, over problems) in place of a number where possible."""
+    """`summarize` of some problems, with {value, low, high} (95%, over problems) in place of numbers."""
     plain = summarize(problems, seed=seed)
     ks = list(plain["pass"])
     tokens = np.array([float(np.sum(p.lengths)) for p in problems])
@@ -190,11 +190,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     text = [
         f"# Evaluation of {settings['model']}\n",
         f"{settings['k']} samples a problem, top_p {settings['top_p']}, up to {settings['max_tokens']} tokens, engine "
-        f"{settings['engine']} ({settings['dtype']} on {settings['device']}), seed {settings['seed']}. In brackets: 95% "
-        "bootstrap intervals over problems. "
-        "pass@k is unbiased; maj@k is the majority of k of the samples, ties split.\n",
+        f"{settings['engine']} ({settings['dtype']} on {settings['device']}), seed {settings['seed']}. In brackets: "
+        "95% bootstrap intervals over problems. pass@k is unbiased; maj@k is the majority of k of the samples, ties "
+        "split.\n",
     ]
     for condition in report["conditions"]:
+        if condition["rewording"] != ORIGINAL:
+            continue  # in the table of robustness, and in report.json
         label = Condition(condition["temperature"], condition["rewording"]).label
         text.append(f"## {label[0].upper()}{label[1:]}\n")
         text.append(_condition_tables(condition))
@@ -251,8 +253,9 @@ def _condition_tables(condition: Mapping[str, Any]) -> str:
     ]
     levels = [
         [name, level, str(f["problems"]), interval(f["avg"]), number(f["pass"][str(n)]["value"], ".3f"),
-         number(f["maj"][str(n)]["value"], ".3f"), number(f["length"]["mean"]["value"]), number(_value(f["length"]["right"])),
-         number(_value(f["length"]["wrong"])), number(_value(f["tokens_per_solved"]))]
+         number(f["maj"][str(n)]["value"], ".3f"), number(f["length"]["mean"]["value"]),
+         number(_value(f["length"]["right"])), number(_value(f["length"]["wrong"])),
+         number(_value(f["tokens_per_solved"]))]
         for name, source in sources.items()
         for level, f in source["levels"].items()
     ]  # fmt: skip

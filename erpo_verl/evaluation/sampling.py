@@ -1,7 +1,7 @@
 """Samples a plan of problems under several conditions, judges the responses and keeps them, chunk by chunk.
 
 A chunk is as many problems as are generated together. Its seed is a hash of the evaluation's seed, the condition and
-the ids in it: it depends on nothing that was sampled before, so an interrupted evaluation ends up with the same samples.
+the ids in it: it depends on nothing that was sampled before, so an interrupted evaluation ends up the same.
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ def test_prompts_are_the_chat_template_shortest_first(tmp_path, tokenizer) -> No
 
 def test_a_template_that_refuses_a_rewording_is_counted_and_the_original_is_an_error(tmp_path) -> None:
     strict = build_tokenizer()
-    strict.chat_template = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ m['content'] }}{% endfor %}"
+    refuse = "{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    strict.chat_template = "{% for m in messages %}" + refuse + "{{ m['content'] }}{% endfor %}"
     problems, _ = read_problems([save(tmp_path / "a.parquet", [row(f"1+1 {INSTRUCTION}")])])
     prompts, left_out = build_prompts(problems, strict, "instruction_in_system", 1000)
     assert not prompts and left_out["rewording_does_not_apply"] == [problems[0].id]

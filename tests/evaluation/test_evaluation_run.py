@@ -68,7 +68,8 @@ def data(tmp_path_factory):
 
 def command(model, data, out, *more):
     return [
-        "evaluate", "--model", str(model), "--data", str(data), "--out", str(out), "--engine", "hf", "--device", "cpu", "--k", str(K),
+        "evaluate", "--model", str(model), "--data", str(data), "--out", str(out),
+        "--engine", "hf", "--device", "cpu", "--k", str(K),
         "--temperature", "1.0", "--max-tokens", "40", "--batch", "16", "--quiet", *more,
     ]  # fmt: skip
 
@@ -150,7 +151,7 @@ def test_robustness_is_paired_and_what_is_left_out_is_counted(evaluated) -> None
     assert len(report["left_out"]["blank_line"]["rewording_does_not_apply"]) == PROBLEMS
     text = (evaluated / "report.md").read_text()
     assert f"| blank_line | rewording does not apply | {PROBLEMS} |" in text
-    assert "## Temperature 0\n" in text and "## Temperature 1, newline_after" in text
+    assert "## Temperature 1\n" in text and "## Temperature 0\n" in text and "| 1 | newline_after | 24 |" in text
     assert "| arithmetic | 24 |" in text and "pass@4" in text and "maj@4" in text
 
 
@@ -289,6 +290,7 @@ def test_comparison_of_two_models(evaluated, untrained, data, tmp_path, capsys) 
         (["--max-tokens", "300"], "--max-tokens 300: the model's context is 256 tokens"),
         (["--max-prompt-tokens", "5"], "all 24 prompts are longer than 5 tokens"),
         (["--data", "nothing.parquet"], "nothing.parquet: no such file"),
+        (["--engine", "vllm"], "--device cpu: only for --engine hf"),
         (["--compare", "nothing"], "nothing: no evaluation there"),
     ],
 )
@@ -339,3 +341,66 @@ def test_device_that_is_not_there() -> None:
     with pytest.raises(EvaluationError, match=r"--device cuda: torch .* sees no CUDA device"):
         models.choose_device("cuda")
     assert models.choose_device("auto") == "cpu"
+
+
+# ---------------------------------------------------------------- the other engine
+
+
+@pytest.mark.e2e
+def test_vllm_gives_the_same_figures(model, data, tmp_path) -> None:
+    pytest.importorskip("vllm")
+    shared = [
+        "--model",
+        str(model),
+        "--data",
+        str(data),
+        "--k",
+        "32",
+        "--temperature",
+        "1.0",
+        "0",
+        "--max-tokens",
+        "40",
+        "--dtype",
+        "float32",
+    ]
+    assert (
+        main(
+            [
+                "evaluate",
+                *shared,
+                "--out",
+                str(tmp_path / "hf"),
+                "--engine",
+                "hf",
+                "--device",
+                "cpu",
+                "--batch",
+                "512",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
+    process = start(
+        ["evaluate", *shared, "--out", str(tmp_path / "vllm"), "--compare", str(tmp_path / "hf"), "--quiet"]
+    )
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, said[-3000:]
+    found = json.loads((tmp_path / "vllm" / "comparison.json").read_text())
+    assert (
+        "engine differs: hf and vllm" in found["remarks"]
+        and "both evaluations are of the same weights" in found["remarks"]
+    )
+    sampled, greedy = found["conditions"]
+    for row in sampled["rows"]:
+        # The same distribution: differences are noise. 18 tests, so only a very small p would be news.
+        assert row["p_value"] > 0.0005, row
+    assert next(r for r in greedy["rows"] if r["metric"] == "avg@1")["difference"] == pytest.approx(
+        0, abs=1.5 / PROBLEMS
+    )
+    one, other = (
+        {r["id"]: r["response"] for r in rows_of(tmp_path / name) if r["temperature"] == 0} for name in ("hf", "vllm")
+    )
+    # The same tokens but for near-ties in the last bits.
+    assert sum(one[i] == other[i] for i in one) >= PROBLEMS - 2

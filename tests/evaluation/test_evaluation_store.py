@@ -1,4 +1,4 @@
-"""The folder of an evaluation: torn lines, partial chunks, other settings, a second writer; and comparison of two folders."""
+"""The folder of an evaluation: torn lines, partial chunks, other settings, a second writer; two folders compared."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from erpo_verl.evaluation.problems import EvaluationError
 from erpo_verl.evaluation.report import REPORT
 
 SETTINGS = {
-    "model": "a", "model_fingerprint": "1", "k": 2, "top_p": 1.0, "top_k": -1, "max_tokens": 8, "judge": {}, "engine": "hf", "dtype": "float32",
-    "device": "cpu", "seed": 0, "template": {}, "temperatures": (0.6,), "versions": {"torch": "2.13.0"},
+    "model": "a", "model_fingerprint": "1", "k": 2, "top_p": 1.0, "top_k": -1, "max_tokens": 8, "judge": {},
+    "engine": "hf", "dtype": "float32", "device": "cpu",
+    "seed": 0, "template": {}, "temperatures": (0.6,), "versions": {"torch": "2.13.0"},
 }  # fmt: skip
 
 
 def line(id, acc=(1, 0), *, temperature=0.6, rewording="original", gold="2", level=None, source="s", length=(3, 5)):
     n = len(acc)
     return {
-        "rewording": rewording, "temperature": temperature, "id": id, "source": source, "level": level, "gold": gold, "acc": list(acc),
-        "pred": ["2" if a else "9" for a in acc], "reason": [1 - a for a in acc], "length": list(length)[:n],
+        "rewording": rewording, "temperature": temperature, "id": id, "source": source, "level": level, "gold": gold,
+        "acc": list(acc), "pred": ["2" if a else "9" for a in acc],
+        "reason": [1 - a for a in acc], "length": list(length)[:n],
         "finished": [True] * n, "response": ["½ \\boxed{2}\n"] * n,
     }  # fmt: skip
 
@@ -53,7 +55,7 @@ def test_lines_come_back_as_they_were(folder) -> None:
 
 
 def test_every_cut_of_the_file_resumes_at_a_whole_chunk(folder) -> None:
-    """Whatever byte the writing stopped at: what is kept is a whole number of chunks, and a prefix of what was there."""
+    """Whatever byte the writing stopped at: what is kept is whole chunks, and a prefix of what was there."""
     whole = (folder / store.SAMPLES).read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]  # of p0, p1, p2
     for size in range(0, len(whole) + 1):

@@ -37,7 +37,7 @@ def command(script: str, *arguments: str, **variables: str) -> list[str]:
         env=clean_environment(DRY_RUN="print", **variables),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     words = shlex.split(done.stdout.replace("\\\n", ""))

@@ -33,7 +33,7 @@ for step in range(done + 1, 6):
         file.write(json.dumps({"step": step, "data": data}) + "\\n")
     if slow and step == 2:
         try:
-            time.sleep(120)
+            time.sleep(600)
         except KeyboardInterrupt:
             print("ended in order")
             sys.exit(130)
@@ -71,7 +71,7 @@ def sweep(tmp_path):
 
     def run(*arguments: str, **variables: str) -> tuple[int, str, str]:
         child = start(*arguments, **variables)
-        output, errors = child.communicate(timeout=120)
+        output, errors = child.communicate(timeout=300)
         return child.returncode, output, errors
 
     run.start, run.out = start, out
@@ -93,7 +93,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -137,7 +137,7 @@ def test_a_stop_in_the_middle_ends_the_run_in_order_and_the_next_call_goes_on(sw
         os.killpg(child.pid, signal.SIGINT)  # a terminal sends it to its foreground group, where the run is not
     else:
         child.terminate()
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=240)
     assert child.returncode == 130 and "goes on from here" in errors
     assert not alive(start["pid"])
     assert "ended in order" in (run / "run.log").read_text()
@@ -154,7 +154,7 @@ def test_a_sweep_that_was_killed_outright_goes_on(sweep):
     run = sweep.out / "grpo-s1"
     wait_for(lambda: (run / "metrics.jsonl").exists() and len(steps(run)) == 2)
     child.kill()
-    child.communicate(timeout=60)
+    child.communicate(timeout=240)
     pid = starts(run)[0]["pid"]
     if alive(pid):
         # The run outlived its sweep: another sweep does not start it a second time beside it.

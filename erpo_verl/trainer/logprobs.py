@@ -92,9 +92,9 @@ class _TokenLogProbs(torch.autograd.Function):
                 normaliser[rows] = logits.logsumexp(dim=-1)
                 log_probs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normaliser[rows]
                 if with_entropy:
-                    p = (logits - normaliser[rows, None]).exp_()
                     # A logit of -inf has a share of 0; left as it is, 0 * inf would make the entropy nan.
-                    entropy[rows] = normaliser[rows] - torch.linalg.vecdot(p, logits.clamp_(min=torch.finfo(wide).min))
+                    log_p = logits.sub_(normaliser[rows, None]).clamp_(min=torch.finfo(wide).min)
+                    entropy[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropy)
         ctx.settings = (temperature, entropy_gradient, chunk, dtype, wide)
         if not entropy_gradient:

@@ -154,7 +154,7 @@ def _response(row: dict[str, Any], top_z: float | None, byte_level: bool) -> str
     if row["pred"]:
         facts.append(f"read as <b>{text(row['pred'])}</b>")
     if row["reason"]:
-        facts.append(text(row["reason"]))
+        facts.append(f"reason {text(row['reason'])}")
     if row["finished"] is False:
         facts.append("cut off at the length limit")
     z = row["z"] or [None] * row["length"]

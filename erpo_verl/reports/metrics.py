@@ -72,7 +72,7 @@ PANELS: tuple[Panel, ...] = (
           (Curve("erpo/cdp_entropy/mean", "pivots"), Curve("erpo/non_cdp_entropy/mean", "others")),
           "Mean entropy of critical decision pivots (tokens with z > 0: above their group's mean entropy) and of all other "
           "tokens (erpo/cdp_entropy/mean, erpo/non_cdp_entropy/mean)."),
-    Panel("pivot-share", "Entropy and pivots", "Pivots: share of tokens, share of advantage", "",
+    Panel("pivot-share", "Entropy and pivots", "Share of pivots", "",
           (Curve("erpo/cdp_advantage_share/mean", "of advantage"), Curve("erpo/cdp_share/mean", "of tokens")),
           "How much of the summed size of the token advantages lies on pivots, and how many of the tokens are pivots "
           "(erpo/cdp_advantage_share/mean, erpo/cdp_share/mean)."),

@@ -154,7 +154,7 @@ def _front(report: Report, accuracy: str) -> list[str]:
     where = "validation" if length.startswith("val-") else "training"
     best = [p.arm for p in points if p.on_front]
     told = "Bars are 95% t intervals over seeds." if any(p.accuracy_half is not None for p in points) else "One run an arm: no intervals."
-    meaning = f"Up and to the left is better. {told} No other arm is both shorter and more accurate than {', '.join(best)}, by the means."
+    meaning = f"Up and to the left is better. {told} By the means, no arm beats {' or '.join(best)} in both (the Pareto front)."
     head = [("text", "arm"), ("", "length"), ("", "accuracy")]
 
     def with_half(value: float, half: float | None, form: str) -> str:

@@ -7,11 +7,11 @@ Runs of one arm (``erpo-s1``, ``erpo-s2``) are averaged; differences between arm
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from erpo_verl.reports.comparable import issues
+from erpo_verl.reports.files import write_whole
 from erpo_verl.reports.runs import by_arm, read_run
 from erpo_verl.reports.statistics import compare
 from erpo_verl.reports.words import Report, markdown
@@ -32,10 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print the tables; returns the exit code."""
     try:
+        import matplotlib  # noqa: F401  (said before anything is written)
+
         report = read_report(args.runs)
         paths = write_report(report, args.out)
     except (ValueError, OSError) as error:
         print(f"erpo compare: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f'erpo compare: {error}; pip install "erpo-verl[reports]"', file=sys.stderr)
         return 1
     print(markdown(report))
     for path in paths:
@@ -67,14 +72,5 @@ def write_report(report: Report, out: Path) -> list[Path]:
     from erpo_verl.reports.figures import write_figures
     from erpo_verl.reports.page import page
 
-    out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in (("comparison.html", page(report)), ("comparison.md", markdown(report))):
-        partial = out / f".{name}.partial-{os.getpid()}"
-        try:
-            partial.write_text(content, encoding="utf-8")
-            os.replace(partial, out / name)
-        finally:
-            partial.unlink(missing_ok=True)
-        paths.append(out / name)
+    paths = [write_whole(out / "comparison.html", page(report)), write_whole(out / "comparison.md", markdown(report))]
     return [*paths, *write_figures(report, out)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from erpo_verl.reports.curves import FrontPoint, Line, front, panels
+from erpo_verl.reports.files import write_whole
 from erpo_verl.reports.metrics import TOKENS, Panel
 from erpo_verl.reports.svg import number
 from erpo_verl.reports.words import Report
@@ -47,7 +49,6 @@ def _write(drawings: Sequence[Drawing], report: Report, stem: Path) -> list[Path
     columns = min(3, len(drawings))
     rows = math.ceil(len(drawings) / columns)
     settings = {"svg.hashsalt": "erpo", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(4.3 * columns, 3.1 * rows + 0.4), layout="constrained")
@@ -65,9 +66,9 @@ def _write(drawings: Sequence[Drawing], report: Report, stem: Path) -> list[Path
         figure.draw_without_rendering()  # the layout is found once, not again for each file
         figure.set_layout_engine("none")
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
-            path = stem.with_suffix(suffix)
-            figure.savefig(path, dpi=130, metadata=metadata, facecolor="white")
-            paths.append(path)
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix[1:], dpi=130, metadata=metadata, facecolor="white")
+            paths.append(write_whole(stem.with_suffix(suffix), content.getvalue()))
     return paths
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from erpo_verl.reports.document import data, document, template, text
+from erpo_verl.reports.files import write_whole
 from erpo_verl.reports.pieces import is_byte_level, readable
 from erpo_verl.reports.rollouts import NUMBERS, RolloutsError
 from erpo_verl.reports.selection import Group, Selection, is_right, parse_rows, select
@@ -54,16 +54,12 @@ def run(args: argparse.Namespace) -> int:
             raise RolloutsError("--groups and --each are at least 1")
         rows = parse_rows(args.rows) if args.rows else None
         selection = select(args.rollouts, rows=rows, uids=args.uid, groups=args.groups, each=args.each)
-        content = page(args.rollouts.name, selection)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-        try:
-            partial.write_text(content, encoding="utf-8")
-            os.replace(partial, out)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(out, page(args.rollouts.name, selection))
     except (RolloutsError, OSError) as error:
         print(f"erpo inspect: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f'erpo inspect: {error}; pip install "erpo-verl[reports]"', file=sys.stderr)
         return 1
     for note in selection.notes:
         print(note)

@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from erpo_verl.reports.files import write_whole
+
 RECORD = "run.json"
 
 # What of a model's folder decides what it computes.
@@ -45,7 +47,7 @@ def write_record(
     """Write ``folder/run.json``, whole or not at all; returns its path. An older one is replaced.
 
     Args:
-        folder: the run's folder, which is there.
+        folder: the run's folder.
         engine: ``verl`` or ``accelerate``.
         arm: what the run is of; runs of one arm differ by their seed alone.
         seed: seed of the run, by which arms are paired; None where there is none.
@@ -72,14 +74,7 @@ def write_record(
         "machine": _machine(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    path = Path(folder) / RECORD
-    partial = path.with_name(f".{RECORD}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_whole(Path(folder) / RECORD, json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

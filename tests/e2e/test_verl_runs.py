@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import assert_erpo_metrics, read
 
+from erpo_verl.reports.record import read_record
 from erpo_verl.reports.wandb_files import find_files, read_offline_run
 from erpo_verl.verl_cpu.launch import RunFailed, launch
 
@@ -24,6 +26,9 @@ def test_erpo_learns(overrides, tmp_path):
     assert_erpo_metrics(steps)
     reward = [data["critic/score/mean"] for data in steps]
     assert np.mean(reward[-4:]) - np.mean(reward[:4]) > 0.08, reward
+    record = read_record(run)
+    assert (record["engine"], record["versions"]["verl"]) == ("verl", metadata.version("verl"))
+    assert all(entry["sha256"] for entry in record["data"]) and record["model"]["sha256"]
     for data in steps:
         assert data["reward/acc/mean"] == pytest.approx(data["critic/score/mean"])
         assert data["reward/fast_path/mean"] > 0.9

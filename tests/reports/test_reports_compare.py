@@ -301,3 +301,35 @@ def test_the_same_seed_twice_is_refused(tmp_path):
     runs = [read_run(write_run(tmp_path / place / "a-s1", 0.5)) for place in ("x", "y")]
     with pytest.raises(ValueError, match="the same seed 1"):
         by_arm(runs)
+
+
+def test_without_the_extra(tmp_path, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails, as where it is not installed
+    assert cli.main(["compare", str(write_run(tmp_path / "a-s1", 0.5)), "--out", str(tmp_path / "report")]) == 1
+    assert 'pip install "erpo-verl[reports]"' in capsys.readouterr().err and not (tmp_path / "report").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "report").write_text("a file is in the way")
+    assert cli.main(["compare", str(write_run(tmp_path / "a-s1", 0.5)), "--out", str(tmp_path / "report")]) == 1
+    assert "erpo compare:" in capsys.readouterr().err and (tmp_path / "report").read_text() == "a file is in the way"
+
+
+def test_data_in_a_page_cannot_end_its_element():
+    from erpo_verl.reports.document import data
+
+    hostile = {"</script><!--": "\u2028&amp;"}
+    written = data(hostile)
+    assert not set("<>&\u2028") & set(written) and json.loads(written) == hostile
+    with pytest.raises(ValueError):
+        data(float("nan"))
+
+
+def test_resumed_run_counts_the_later_line(tmp_path):
+    folder = write_run(tmp_path / "a-s1", 0.5)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "data": {"critic/score/mean": 0.9}}\n{"step": 5, "data": {"critic/sc')  # and a torn last line
+    run = read_run(folder)
+    assert run.series["critic/score/mean"] == {1: 0.1, 2: 0.9, 3: pytest.approx(0.3), 4: 0.4} and run.last_step == 4

@@ -85,9 +85,8 @@ def pass_at_k(n: Any, right: Any, k: int) -> np.ndarray:
     _check_k(k, int(n.min()) if n.size else k)
     if ((c < 0) | (c > n)).any():
         raise ValueError("right: expected counts between 0 and n")
-    draws = np.arange(k)
-    factors = (n - c)[..., None] - draws  # a factor of 0 or below: fewer than k wrong samples, so one drawn is right
-    return 1.0 - np.prod(np.maximum(factors, 0) / (n[..., None] - draws), axis=-1)
+    draws = np.arange(k)  # with fewer than k wrong samples one of the factors is 0
+    return 1.0 - np.prod(((n - c)[..., None] - draws) / (n[..., None] - draws), axis=-1)
 
 
 def majority_at_k(answers: Sequence[str], right: Sequence[float], k: int, *, seed: int = 0) -> float:

@@ -53,6 +53,13 @@ def test_coverage(method, problems) -> None:
     assert 0.90 <= held / 300 <= 0.99  # three standard errors are 0.038
 
 
+def test_symmetric_figures_have_symmetric_intervals() -> None:
+    """Draws equal to the observed figure count half, so that no bias is seen where there is none."""
+    found = bootstrap([0, 1] * 10, method="bca")
+    assert found.low + found.high == pytest.approx(1.0, abs=0.051)  # one step of the grid
+    assert found.low > 0.2 and found.high < 0.8
+
+
 def test_clusters_widen_the_interval_to_what_it_should_be() -> None:
     """Four copies of each problem say no more than one: the interval must be that of the 50 problems."""
     values = np.random.default_rng(0).random(50)
@@ -141,6 +148,11 @@ def test_no_difference_is_rarely_called_one() -> None:
         p_values.append(compare_paired(a, b, resamples=500, seed=i).p_value)
     assert np.mean(np.array(p_values) < 0.05) <= 0.09  # 0.05 and three standard errors
     assert 0.4 < np.mean(p_values) < 0.65
+
+
+def test_drawn_p_values_are_never_zero() -> None:
+    """The observed signs are one of the patterns: 1 of 51 here."""
+    assert compare_paired(np.zeros(30), np.ones(30), resamples=50).p_value == 1 / 51
 
 
 def test_same_figures_and_one_problem() -> None:

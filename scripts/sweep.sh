@@ -24,7 +24,7 @@ COMPARE="${COMPARE:-$PYTHON -m erpo_verl.cli compare}"
 
 case "$ENGINE" in
     verl) ;;
-    accelerate) [ -f "$CONFIG" ] || { echo "ENGINE=accelerate needs CONFIG, the YAML file of \`erpo train\`" >&2; exit 2; } ;;
+    accelerate) [ -f "$CONFIG" ] || { echo "ENGINE=accelerate needs CONFIG, the YAML file of a run" >&2; exit 2; } ;;
     *) echo "ENGINE=$ENGINE: must be verl or accelerate" >&2; exit 2 ;;
 esac
 

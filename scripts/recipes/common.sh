@@ -1,7 +1,7 @@
 # What all recipes have in common: verl's settings by section, the check, the start. Sourced by
 # run_<algorithm>_<model>.sh, after the model's block (recipes/<model>.sh) and the array ALGORITHM. Each variable can
 # be set from the environment.
-#   DRY_RUN=1         print the command, check it and estimate the memory; needs no GPU, loads no model (print: only print)
+#   DRY_RUN=1         print the command, check it, estimate the memory; needs no GPU, loads no model (print: only print)
 #   SKIP_CHECK=1      start without the check
 #   RUN_DIR=...       where metrics.jsonl, checkpoints and W&B's files go
 #   TOTAL_STEPS=300   SEED=1   NNODES=1   GPUS=8 (of a node)   GPU_MEMORY_GB=80 (of a GPU, for the check)
@@ -140,15 +140,13 @@ mkdir -p "$RUN_DIR"
 if [ -z "${WANDB_MODE:-}${WANDB_API_KEY:-}" ] && ! grep -qs api.wandb.ai "${NETRC:-$HOME/.netrc}"; then
     export WANDB_MODE=offline
 fi
-# Several nodes: join the cluster that is there (docs/recipes.md). Without one the start fails, and does not wait for
-# ever.
+# Several nodes: join the cluster that is there (docs/recipes.md). Without one the start fails at once.
 if [ "$NNODES" -gt 1 ]; then
     export RAY_ADDRESS="${RAY_ADDRESS:-auto}"
 fi
 
 export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics.jsonl"
-# verl's file logger starts its file anew when a run goes on from a checkpoint: what was logged before is kept, and
-# joined.
+# verl's file logger starts its file anew when a run goes on from a checkpoint: what was there is kept, and joined.
 "$PYTHON" -m erpo_verl.verl_plugin.metrics_file keep "$RUN_DIR/metrics.jsonl"
 status=0
 "${COMMAND[@]}" || status=$?

@@ -142,3 +142,46 @@ def test_a_sweep_is_stopped_in_the_middle_and_goes_on(variables, tmp_path):
         if entry["step"] <= reached:
             assert now[entry["step"]].items() >= entry["data"].items()
     assert any((tmp_path / "comparison").iterdir())
+
+
+def test_the_same_sweep_drives_the_accelerate_engine(variables, start, data, tmp_path):
+    config = tmp_path / "task.yaml"
+    role = "actor_rollout_ref"
+    settings = {
+        "data.train_files": str(data / "train.parquet"),
+        "data.val_files": str(data / "validation.parquet"),
+        "data.train_batch_size": 4,
+        "data.max_prompt_length": 32,
+        "data.max_response_length": 80,
+        f"{role}.model.path": str(start),
+        f"{role}.actor.ppo_mini_batch_size": 2,
+        f"{role}.actor.use_kl_loss": True,
+        f"{role}.actor.kl_loss_coef": 0,
+        f"{role}.actor.optim.lr": 3e-4,
+        f"{role}.rollout.n": 4,
+        "reward.num_workers": 1,
+        "trainer.total_training_steps": 2,
+        "trainer.test_freq": 2,
+        "trainer.device": "cpu",
+    }
+    config.write_text(json.dumps(settings))  # JSON is YAML
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "sweep.sh")],
+        env={
+            **variables,
+            "ENGINE": "accelerate",
+            "CONFIG": str(config),
+            "ARMS": "grpo anchor_centered",
+            "SEEDS": "3",
+            "OUT": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    grpo, erpo = read(tmp_path / "grpo-s3"), read(tmp_path / "anchor_centered-s3")
+    assert len(grpo) == len(erpo) == 2
+    assert not any(key.startswith(("erpo/gate", "erpo/progress")) for step in grpo for key in step)
+    assert_erpo_metrics(erpo)
+    assert "anchor_centered" in (tmp_path / "comparison" / "comparison.md").read_text()

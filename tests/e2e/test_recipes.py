@@ -100,6 +100,23 @@ def test_a_pair_of_recipes(variables, tmp_path):
     assert all(math.isfinite(step["actor/grad_norm"]) for name in ("grpo", "erpo") for step in read(tmp_path / name))
 
 
+def test_the_lora_recipe(variables, tmp_path):
+    """Adapters are trained, the rollouts have them, and the reference is the model without them."""
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "run_erpo_qwen1.5b_lora.sh"), *OVERRIDES],
+        env={**variables, "RUN_DIR": str(tmp_path / "run"), "TOTAL_STEPS": "3", "SAVE_FREQ": "-1", "LR": "3e-3"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    steps = read(tmp_path / "run")
+    assert len(steps) == 3
+    assert_erpo_metrics(steps)
+    assert all(step["training/rollout_probs_diff_max"] < 1e-4 for step in steps)
+
+
 def test_a_sweep_is_stopped_in_the_middle_and_goes_on(variables, tmp_path):
     environment = {
         **variables,

@@ -35,12 +35,13 @@ def test_erpo_learns(overrides, tmp_path):
         assert data["reward/timed_out/mean"] == data["reward/killed/mean"] == 0
 
 
-def reward_workers() -> set[int]:
-    found = set()
+def reward_workers(folder: Path) -> set[int]:
+    """Reward processes of the runs in `folder`: other work on the machine may have its own."""
+    found, wanted = set(), f"VERL_FILE_LOGGER_PATH={folder}".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if b"reward/worker.py" in (entry / "cmdline").read_bytes():
+                if b"reward/worker.py" in (entry / "cmdline").read_bytes() and wanted in (entry / "environ").read_bytes():
                     found.add(int(entry.name))
             except OSError:
                 continue
@@ -52,7 +53,6 @@ def test_two_ranks_every_logger_and_hostile_answers(overrides, tmp_path):
 
     Every fourth answer hangs or bloats math-verify: it is stopped, the others are judged, and nothing stays behind.
     """
-    before = reward_workers()
     run = launch(
         [
             *overrides("erpo", steps=4),
@@ -82,7 +82,7 @@ def test_two_ranks_every_logger_and_hostile_answers(overrides, tmp_path):
         > 0.1
     )
     assert all(0.05 < data["critic/score/mean"] < 0.75 for data in steps)
-    assert reward_workers() <= before
+    assert reward_workers(tmp_path) == set()
 
 
 def tensorboard_history(folder: Path, name: str) -> list[float]:

@@ -333,3 +333,25 @@ def test_resumed_run_counts_the_later_line(tmp_path):
         file.write('{"step": 2, "data": {"critic/score/mean": 0.9}}\n{"step": 5, "data": {"critic/sc')  # and a torn last line
     run = read_run(folder)
     assert run.series["critic/score/mean"] == {1: 0.1, 2: 0.9, 3: pytest.approx(0.3), 4: 0.4} and run.last_step == 4
+
+
+def test_training_metrics_are_means_up_to_the_common_step(tmp_path):
+    from erpo_verl.reports.metrics import MEASURES
+
+    run = read_run(write_run(tmp_path / "a-s1", 0.5, steps=9))
+    # Rewards are .1 x step: over the five steps up to 7 their mean is .5, over the last five .7.
+    assert statistics.value_at(run, MEASURES[0], 7) == pytest.approx(0.5)
+    assert statistics.value_at(run, MEASURES[0], 9) == pytest.approx(0.7)
+
+
+def test_one_and_one_point_zero_are_one_setting(tmp_path):
+    assert found(pair(tmp_path, {"trainer": {"x": 1}}, {"trainer": {"x": 1.0}}), NOT_COMPARABLE) == []
+
+
+def test_means_are_at_steps_that_all_seeds_have(tmp_path):
+    from erpo_verl.reports.curves import panels
+
+    runs = [read_run(write_run(tmp_path / f"a-s{s}", 0.5, steps=steps, seed=s)) for s, steps in ((1, 4), (2, 6))]
+    (line,) = next(lines for panel, lines in panels(runs) if panel.key == "entropy")
+    assert line.steps == [1, 2, 3, 4] and [len(points) for points in line.runs.values()] == [4, 6]
+    assert line.mean[1] == (2.0, pytest.approx(0.5 + 0.0015))

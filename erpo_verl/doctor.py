@@ -88,6 +88,18 @@ def _registered() -> int:
     return 1
 
 
+def _trl() -> int:
+    """verl 0.9.1's FSDP workers mend a class of TRL's wherever TRL is installed; TRL 1.16 has it no more."""
+    version = _version("trl")
+    if version is None:
+        return 0
+    probe = "from trl import AutoModelForCausalLMWithValueHead"
+    if subprocess.run([sys.executable, "-W", "ignore", "-c", probe], capture_output=True, timeout=300).returncode == 0:
+        return 0
+    _line("WRONG", f"trl {version} beside verl 0.9.1: verl's workers end at an import of AutoModelForCausalLMWithValueHead; pip uninstall trl")
+    return 1
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the report; returns the exit code."""
     wrong = _versions()
@@ -97,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print("The verl plug-in")
     wrong += _registered()
+    wrong += _trl()
     print("What it relies on in verl")
     from erpo_verl.verl_plugin import contract
 

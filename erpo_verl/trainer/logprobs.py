@@ -9,7 +9,8 @@ model, once, whether its logits are nothing but the output layer's product with 
 (soft-capping, scaling, adapters on the output layer) make their logits themselves, of the response columns and in the model's
 type; all that follows is done piece by piece as well.
 
-Liger's fused losses (linear cross entropy, GRPO) return a loss and no entropy, which ERPO needs for every token, so they are not used.
+Liger has the same as a fused kernel for NVIDIA's Hopper (`LigerFusedLinearScaledCrossEntropyFunction`, from 0.8.2 on; elsewhere it
+falls back to pieces, as here). ``fused=True`` takes it; what is written out here is the reference that a test holds it to.
 """
 
 from __future__ import annotations
@@ -159,16 +160,21 @@ class PolicyModel(nn.Module):
     Args:
         model: a Hugging Face causal LM, or peft's wrapper of one; on its device, not sharded yet.
         chunk_tokens: see ``token_log_probs``.
+        fused: take Liger's kernel, where the model has a plain output layer without bias.
+
+    Raises:
+        ImportError: ``fused`` without liger-kernel 0.8.2 or later.
 
     Attributes:
         model: as it was given.
         plain_head: whether hidden states and output layer are used (see the module); else the model's own logits.
     """
 
-    def __init__(self, model: nn.Module, chunk_tokens: int | None = None):
+    def __init__(self, model: nn.Module, chunk_tokens: int | None = None, fused: bool = False):
         super().__init__()
         self.model = model
         self.chunk_tokens = chunk_tokens
+        self.liger = liger_kernel() if fused else None
         self.plain_head = plain_output_layer(unwrapped(model))
         self._keeps = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
@@ -219,11 +225,33 @@ class PolicyModel(nn.Module):
         else:
             source = self.model(**inputs, **({"logits_to_keep": R + 1} if self._keeps else {})).logits[:, -R - 1 : -1][mask]
             weight = bias = None
-        log_probs, entropy = token_log_probs(
-            source, weight, targets, bias=bias, temperature=temperature, with_entropy=with_entropy,
-            entropy_gradient=entropy_gradient, chunk_tokens=self.chunk_tokens,
-        )  # fmt: skip
+        if self.liger is not None and weight is not None and bias is None and len(targets):
+            device = source.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+            found = self.liger.apply(source.to(dtype), weight.to(dtype), targets, temperature, -100, 1, with_entropy)
+            log_probs, entropy = (-found[0].float(), found[1].float()) if with_entropy else (-found.float(), None)
+            entropy = entropy if entropy_gradient or entropy is None else entropy.detach()
+        else:
+            log_probs, entropy = token_log_probs(
+                source, weight, targets, bias=bias, temperature=temperature, with_entropy=with_entropy,
+                entropy_gradient=entropy_gradient, chunk_tokens=self.chunk_tokens,
+            )  # fmt: skip
         return _unpack(log_probs, mask), None if entropy is None else _unpack(entropy, mask)
+
+
+def liger_kernel() -> Any:
+    """Liger's fused projection, log-prob and entropy.
+
+    Raises:
+        ImportError: liger-kernel is not installed, or too old.
+    """
+    try:
+        from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
+    except ImportError as error:
+        raise ImportError(
+            "actor_rollout_ref.model.use_fused_kernels=true needs liger-kernel 0.8.2 or later: pip install liger-kernel"
+        ) from error
+    return LigerFusedLinearScaledCrossEntropyFunction
 
 
 def _unpack(tokens: Tensor, mask: Tensor) -> Tensor:

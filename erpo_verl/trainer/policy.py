@@ -103,7 +103,8 @@ class Policy:
         self.has_reference = needs_reference(settings)
         self._whole = copy.deepcopy(model) if self.sharded else model
         reference = copy.deepcopy(model) if self.has_reference and not self.lora else None
-        self.module = PolicyModel(model)
+        fused = settings.actor_rollout_ref.model.use_fused_kernels
+        self.module = PolicyModel(model, fused=fused)
         self._forward: nn.Module = self.module
         if self.sharded:
             self._shard(self.module)
@@ -113,7 +114,7 @@ class Policy:
             )
         self._reference = None
         if reference is not None:
-            self._reference = PolicyModel(reference.eval().requires_grad_(False))
+            self._reference = PolicyModel(reference.eval().requires_grad_(False), fused=fused)
             if self.sharded:
                 self._shard(self._reference)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]

@@ -97,6 +97,8 @@ KEYS: tuple[Key, ...] = (
     Key(_MODEL + "tokenizer_path", None, str, "Tokenizer, where it is not the model's.", nullable=True),
     Key(_MODEL + "trust_remote_code", False, bool, "Whether code from the model's repository may run."),
     Key(_MODEL + "enable_gradient_checkpointing", True, bool, "Recompute activations in the backward pass."),
+    Key(_MODEL + "use_fused_kernels", False, bool, "Log-probs and entropies by Liger's fused kernel (pip install liger-kernel), made for "
+        "NVIDIA's Hopper."),
     Key(_MODEL + "override_config.attn_implementation", None, str, "Attention of transformers: sdpa, flash_attention_2, eager; null: its "
         "choice.", nullable=True),
     Key(_MODEL + "lora_rank", 0, int, "Rank of LoRA adapters (peft); 0 trains all weights.", at_least=0),

@@ -51,6 +51,12 @@ def test_every_module_of_the_checkout_is_in_it(wheel):
     assert packed == ours | reward
 
 
+def test_the_pages_styles_and_scripts_are_in_it(wheel):
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if "/templates/" in name}
+    folder = ROOT / "erpo_verl" / "reports" / "templates"
+    assert packed == {f"erpo_verl/reports/templates/{path.name}" for path in folder.iterdir()} and packed
+
+
 CODE = """
 import sys, importlib, pkgutil
 site = sys.argv[1]

@@ -75,7 +75,7 @@ def test_samples_from_the_folder_and_from_each_synced_model(engine):
         engine.sync(model(seed))
         worst.append(check_greedy(engine, model(seed)))
     print("largest difference of a log-prob:", worst)
-    assert max(worst) < 2e-5
+    assert max(worst) < 1e-4  # float32 by other kernels; a weight that was not taken over would make it 1e-1 and more
 
 
 @pytest.mark.e2e
@@ -88,7 +88,7 @@ def test_lora_is_merged_into_a_copy(engine):
     before = {name: p.clone() for name, p in policy.state_dict().items()}
     policy.eval()
     engine.sync(policy)
-    assert check_greedy(engine, policy) < 2e-5
+    assert check_greedy(engine, policy) < 1e-4
     assert all(torch.equal(before[name], p) for name, p in policy.state_dict().items())
 
 
@@ -106,7 +106,7 @@ def test_log_probs_are_over_the_whole_vocabulary_after_the_temperature(engine, t
         for response in responses:
             log_p = reference(policy, prompt, response.tokens, temperature)
             chosen = log_p[range(len(response.tokens)), response.tokens]
-            assert (chosen - torch.tensor(response.log_probs)).abs().max() < 2e-5
+            assert (chosen - torch.tensor(response.log_probs)).abs().max() < 1e-4
             if top_k > 0:
                 assert all((row > mine).sum() < top_k for row, mine in zip(log_p, chosen, strict=True))
     assert engine.generate(PROMPTS, params) == found

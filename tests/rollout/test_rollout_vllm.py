@@ -19,10 +19,10 @@ PROMPTS = [[5, 9, 11], [40, 41, 42, 43, 44, 45, 46], list(range(3, 40)), [7]]
 EOS = [2, 3]
 
 
-def model(seed: int, spread: float = 0.3) -> Qwen2ForCausalLM:
+def model(seed: int, spread: float = 0.3, layers: int = 2) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
         max_position_embeddings=128, tie_word_embeddings=True, initializer_range=spread,
         bos_token_id=1, eos_token_id=2, pad_token_id=0, dtype="float32",
     )  # fmt: skip
@@ -109,9 +109,17 @@ def test_log_probs_are_over_the_whole_vocabulary_after_the_temperature(engine, t
             assert (chosen - torch.tensor(response.log_probs)).abs().max() < 1e-4
             if top_k > 0:
                 assert all((row > mine).sum() < top_k for row, mine in zip(log_p, chosen, strict=True))
-    assert engine.generate(PROMPTS, params) == found
-    # A response's draws are its own: fewer neighbours change nothing.
-    assert [r[:1] for r in found[:2]] == engine.generate(PROMPTS[:2], SamplingParams(1, 12, temperature, top_k, top_p, seed=5))
+    # A response's draws are its own: fewer neighbours change nothing (log-probs but for rounding, as other shapes are computed).
+    assert same(engine.generate(PROMPTS, params), found)
+    assert same(engine.generate(PROMPTS[:2], SamplingParams(1, 12, temperature, top_k, top_p, seed=5)), [r[:1] for r in found[:2]])
+
+
+def same(a, b) -> bool:
+    """The same tokens and ends, and log-probs to 1e-4."""
+    pairs = [(x, y) for some, others in zip(a, b, strict=True) for x, y in zip(some, others, strict=True)]
+    return all(
+        x.tokens == y.tokens and x.finished == y.finished and x.log_probs == pytest.approx(y.log_probs, abs=1e-4) for x, y in pairs
+    )
 
 
 @pytest.mark.e2e
@@ -134,9 +142,8 @@ def test_frequencies_are_the_probabilities(engine):
 def test_bad_input_is_named(engine):
     with pytest.raises(ValueError, match=r"prompt 1 \(of 2\) has 90 tokens: must be 1 to 86"):
         engine.generate([[5], [5] * 90], SamplingParams(max_tokens=10))
-    other = Qwen2ForCausalLM(model(0).config.__class__(**{**model(0).config.to_dict(), "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match=r"does not give: model\.layers\.1"):
-        engine.sync(other)
+        engine.sync(model(0, layers=1))
 
 
 def test_seeds_of_responses_differ():

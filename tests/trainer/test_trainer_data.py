@@ -180,6 +180,46 @@ def test_keys_must_be_the_same_every_time():
         judged(lambda d, s, g, e: {"score": 0.0} if s == "a" else {"score": 0.0, "extra": 1})
 
 
+def test_arguments_go_by_name_as_verl_passes_them():
+    def other_order(solution_str, ground_truth, data_source, extra_info, scale=1.0):
+        assert (ground_truth, data_source) == ("1", "source") and extra_info["response_length"] == 3
+        return scale * len(solution_str)
+
+    def names_only(*, data_source, solution_str, ground_truth, extra_info):
+        return float(solution_str == "a" and ground_truth == "1")
+
+    assert judged(other_order, ("a", "bb"), scale=2.0)[0].tolist() == [2.0, 4.0]
+    assert judged(names_only)[0].tolist() == [1.0, 0.0]
+
+
+def test_wrong_arguments_are_an_error_before_the_first_call():
+    def f(data_source, solution_str, ground_truth, extra_info, scale=1.0):
+        raise AssertionError("called")
+
+    with pytest.raises(RewardError, match=r"f\(data_source.*unexpected keyword argument 'scal'.*reward_kwargs"):
+        Judge(f, {"scal": 2.0})
+    with pytest.raises(RewardError, match=r"does not take \(data_source, solution_str"):
+        Judge(lambda text: 0.0)
+
+
+def test_a_function_that_raises_is_named_with_the_response_and_the_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def f(data_source, solution_str, ground_truth, extra_info):\n    return {'a': 1.0}[solution_str]\n")
+    awaited = tmp_path / "awaited.py"
+    awaited.write_text("async " + file.read_text())
+    for path in (file, awaited):
+        with pytest.raises(RewardError, match=rf"f raised KeyError: 'b' \(.*{path.name}, line 2\) for response 1 'b' \(data_source 'source', ground_truth '1'\)"):
+            judged(load_reward(str(path), "f"))
+
+
+def test_numbers_of_numpy_are_scores_and_acc_must_be_a_number():
+    import numpy as np
+
+    assert judged(lambda d, s, g, e: np.float32(0.5))[0].tolist() == [0.5, 0.5]
+    with pytest.raises(RewardError, match="acc of response 0 is None"):
+        judged(lambda d, s, g, e: {"score": 1.0, "acc": None})
+
+
 def test_loading_a_reward_function(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def f(data_source, solution_str, ground_truth, extra_info):\n    return 0.25\n")
@@ -188,6 +228,10 @@ def test_loading_a_reward_function(tmp_path):
     for path, name, message in ((str(file), "g", "has no such function"), ("gone.py", "f", "no such file"), ("pkg://no.where", "f", "cannot be imported")):
         with pytest.raises(RewardError, match=message):
             load_reward(path, name)
+    for text, message in (("def f(:\n", "cannot be imported: SyntaxError"), ("x = y\n", r"NameError: name 'y' is not defined \(.*mine\.py, line 1\)")):
+        file.write_text(text)
+        with pytest.raises(RewardError, match=message):
+            load_reward(str(file), "f")
 
 
 def test_the_maths_reward_by_default():

@@ -170,6 +170,19 @@ def test_what_makes_runs_incomparable_is_named(tmp_path, other, what, words):
     assert [issue.what for issue in grave] == [what] and words in grave[0].text
 
 
+def test_a_start_model_for_each_seed_keeps_pairs_fair(tmp_path):
+    folders = []
+    for arm in ("grpo", "erpo"):
+        for seed in (1, 2):
+            folders.append(write_run(tmp_path / f"{arm}-s{seed}", (0.5 if arm == "grpo" else 0.6) + 0.01 * seed, erpo=arm == "erpo", seed=seed))
+            record(folders[-1], tmp_path, arm=arm, seed=seed, model=f"start {seed}")
+    assert found(folders, NOT_COMPARABLE) == []
+    (note,) = [issue for issue in found(folders, NOTE) if issue.what == "start model"]
+    assert note.text.startswith("a start model for each seed, the same in all arms")
+    record(folders[-1], tmp_path, arm="erpo", seed=2, model="start 1")
+    assert [issue.what for issue in found(folders, NOT_COMPARABLE)] == ["start model"]
+
+
 def test_other_versions_and_machines(tmp_path):
     folders = pair(tmp_path)
     path = folders[1] / "run.json"

@@ -17,10 +17,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from erpo_verl.config import ErpoConfig, ErpoConfigError
 from erpo_verl.trainer.schema import KEYS, REQUIRED, Key
 
+DEFAULT_SEED = 1  # of data.seed
 _BY_NAME = {key.name: key for key in KEYS}
 _OPEN = tuple(key.name for key in KEYS if key.kind == "dict")  # what is below them is not ours to know
 
@@ -37,8 +39,8 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     """Settings from command-line arguments: YAML files and overrides, in order.
 
     Returns:
-        A read-only DictConfig with every key of the schema, interpolations resolved; ``algorithm.erpo`` holds ERPO's
-        settings in full.
+        A read-only DictConfig with every key of the schema, interpolations resolved, ``data.seed`` a number; ``algorithm.erpo``
+        holds ERPO's settings in full.
 
     Raises:
         SettingsError: see its ``problems``.
@@ -50,6 +52,8 @@ def compose(arguments: Sequence[str]) -> DictConfig:
             given = OmegaConf.merge(given, _read(argument))
         except SettingsError as error:
             problems += error.problems
+        except YAMLError as error:
+            problems.append(f"{argument}: not YAML: {' '.join(str(error).split())}")
         except (OmegaConfBaseException, ValueError) as error:
             problems.append(f"{argument}: {str(error).splitlines()[0]}")
     if problems:
@@ -59,11 +63,13 @@ def compose(arguments: Sequence[str]) -> DictConfig:
         OmegaConf.update(defaults, key.name, None if key.default == REQUIRED else key.default, force_add=True)
     problems = [_unknown(name, value) for name, value in _leaves(OmegaConf.to_container(given)) if not _known(name)]
     settings = OmegaConf.merge(defaults, given)
+    if OmegaConf.is_dict(settings.data) and settings.data.seed is None:
+        settings.data.seed = DEFAULT_SEED  # before ${data.seed} in the run's name becomes text
     try:
         OmegaConf.resolve(settings)
     except OmegaConfBaseException as error:
         raise SettingsError([*problems, str(error).splitlines()[0]]) from None
-    problems += [p for key in KEYS if (p := _check(key, settings)) is not None]
+    problems += dict.fromkeys(p for key in KEYS if (p := _check(key, settings)) is not None)
     if problems:
         raise SettingsError(problems)
     erpo = None
@@ -178,7 +184,7 @@ def _together(s: DictConfig, erpo: ErpoConfig | None) -> list[str]:
     betas = list(actor.optim.betas)
     if len(betas) != 2 or not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in betas):
         problems.append(f"actor_rollout_ref.actor.optim.betas={betas}: must be two numbers in [0, 1)")
-    parts = set(actor.checkpoint.save_contents)
+    parts = {str(part) for part in actor.checkpoint.save_contents}
     if not {"model", "optimizer", "extra"} <= parts <= {"model", "optimizer", "extra", "hf_model"}:
         problems.append(
             f"actor_rollout_ref.actor.checkpoint.save_contents={sorted(parts)}: model, optimizer and extra belong "

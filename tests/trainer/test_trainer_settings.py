@@ -26,11 +26,12 @@ def test_defaults_and_every_key():
     settings = compose([*NEEDED, "algorithm.adv_estimator=grpo"])
     for key in KEYS:
         value = OmegaConf.select(settings, key.name, throw_on_missing=True)
-        if key.default not in (REQUIRED, {}, "erpo") and "${" not in str(key.default):
+        if key.name != "data.seed" and key.default not in (REQUIRED, {}, "erpo") and "${" not in str(key.default):
             assert (OmegaConf.to_container(value) if OmegaConf.is_config(value) else value) == key.default
             assert key.accepts(key.default), key.name
     assert settings.algorithm.erpo.gate.gamma == 5.0  # ERPO's own settings are filled in
     assert settings.trainer.default_local_dir == "checkpoints/erpo_verl/run"
+    assert settings.data.seed == 1  # null means that
     with pytest.raises(ReadonlyConfigError):
         settings.data.seed = 3
 
@@ -102,6 +103,19 @@ def test_interpolation_and_lists():
     assert settings.trainer.experiment_name == "erpo-s5"
     assert settings.trainer.default_local_dir.endswith("/erpo-s5")
     assert list(settings.trainer.logger) == ["console", "wandb"]
+    assert compose([*NEEDED, REFERENCE, "trainer.experiment_name=erpo-s${data.seed}"]).trainer.experiment_name == "erpo-s1"
+
+
+def test_a_file_that_is_not_yaml_is_one_line_with_its_place(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("data: [1\ntrainer: 2")
+    (problem,) = problems(str(file))
+    assert "bad.yaml: not YAML: " in problem and "line 2" in problem and "\n" not in problem
+
+
+def test_a_section_that_is_no_mapping_is_one_problem():
+    assert problems("trainer=null") == ["trainer=None: must be a mapping"]
+    assert "save_contents" in problems(REFERENCE, "actor_rollout_ref.actor.checkpoint.save_contents=[1,[a]]")[0]
 
 
 @pytest.mark.parametrize(

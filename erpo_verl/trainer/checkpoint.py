@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 _FOLDER = re.compile(r"global_step_(\d+)")
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
 LATEST = "latest_checkpointed_iteration.txt"  # verl's name; for people and other tools, never relied on
 MANIFEST = "manifest.json"
+_HINT = "choose another checkpoint with trainer.resume_mode=resume_path trainer.resume_from_path=..."
 
 
 class CheckpointError(RuntimeError):
@@ -45,7 +46,7 @@ def save(
         CheckpointError: the disk is full, or not writable. Older checkpoints are as they were.
     """
     target = run / f"global_step_{step}"
-    partial = run / f".{target.name}{_PARTIAL}{os.getpid()}"
+    partial = run / f".{target.name}{PARTIAL}{os.getpid()}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -62,7 +63,7 @@ def save(
         os.rename(partial, target)
         _sync(run)
         _write(run / LATEST, f"{step}\n")
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+    except Exception as error:  # a full disk is an OSError, from torch.save a RuntimeError, from safetensors an error of its own
         shutil.rmtree(partial, ignore_errors=True)
         older = [number for number in steps(run) if number != step]
         left = f"the newest complete one is global_step_{older[-1]}" if older else "there is no complete one yet"
@@ -82,9 +83,33 @@ def _sync(path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
+    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def set_aside(path: Path, *, copy: bool = False) -> Path:
+    """Rename (or copy) a file or folder that would be written over to ``<name>.old-<number>``; returns that."""
+    number = 1
+    while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    if copy:
+        shutil.copy2(path, kept)
+    else:
+        os.rename(path, kept)
+    return kept
+
+
+def step_of(folder: Path) -> int:
+    """Step of a checkpoint.
+
+    Raises:
+        CheckpointError: its manifest cannot be read.
+    """
+    try:
+        return int(json.loads((folder / MANIFEST).read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: cannot be read: {error}; {_HINT}") from error
 
 
 def steps(run: Path) -> list[int]:
@@ -96,7 +121,7 @@ def steps(run: Path) -> list[int]:
 def clean(run: Path) -> None:
     """Remove what a killed process left half-written."""
     for entry in run.iterdir() if run.is_dir() else ():
-        if entry.name.startswith(".") and _PARTIAL in entry.name:
+        if entry.name.startswith(".") and PARTIAL in entry.name:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
@@ -123,17 +148,16 @@ def load(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is missing, or not as long as it was written.
     """
-    hint = "choose another checkpoint with trainer.resume_mode=resume_path trainer.resume_from_path=..."
     try:
         sizes = json.loads((folder / MANIFEST).read_text())["files"]
         for name, size in sizes.items():
             if (folder / name).stat().st_size != size:
-                raise CheckpointError(f"{folder / name} is damaged ({(folder / name).stat().st_size} bytes, written were {size}); {hint}")
+                raise CheckpointError(f"{folder / name} is damaged ({(folder / name).stat().st_size} bytes, written were {size}); {_HINT}")
         return {name: torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True) for name in names}
     except CheckpointError:
         raise
     except Exception as error:  # whatever a damaged file makes of it
-        raise CheckpointError(f"{folder}: cannot be read: {error}; {hint}") from error
+        raise CheckpointError(f"{folder}: cannot be read: {error}; {_HINT}") from error
 
 
 def random_state() -> dict[str, Any]:

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from omegaconf import DictConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+# One of these is in every folder that holds a tokenizer.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "*.model")
 
 
 class DataError(ValueError):
-    """A data file is missing or damaged, or a row of it cannot be used; the message names the file and the row."""
+    """A data file is missing or damaged, or a row or the tokenizer cannot be used; the message names the file and the row."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,41 @@ def _problem(row: Mapping[str, Any], prompt_key: str, source_key: str) -> str | 
     return None
 
 
+def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``actor_rollout_ref.model``, with a chat template and a token to pad with.
+
+    Raises:
+        DataError: there is none, or it has no chat template.
+    """
+    key = "path" if model.tokenizer_path is None else "tokenizer_path"
+    name = model[key]
+    told = f"actor_rollout_ref.model.{key}={name}"
+    folder = Path(name).expanduser()
+    # transformers makes an empty tokenizer out of a model's config.json, without a word.
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise DataError(f"{told}: the folder holds no tokenizer; set actor_rollout_ref.model.tokenizer_path to one that does")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # OSError, ValueError, ImportError, and what the model's own code raises
+        raise DataError(f"{told}: no such folder, and no tokenizer from the hub: {first_line(error)}") from error
+    if tokenizer.chat_template is None:
+        raise DataError(
+            f"{told}: the tokenizer has no chat template, and prompts are chat messages; take an instruction-tuned model, or set "
+            "actor_rollout_ref.model.tokenizer_path to a tokenizer with a template"
+        )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise DataError(f"{told}: the tokenizer has neither pad_token nor eos_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without the advice that follows."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def tokenize(
     table: Table,
     tokenizer: PreTrainedTokenizerBase,
@@ -109,11 +148,17 @@ def tokenize(
     """Apply the chat template; returns the prompts and how many overlong ones were left out.
 
     Raises:
-        DataError: a prompt is longer than ``max_length`` tokens and ``truncation`` is error, or all are left out.
+        DataError: the template refuses a prompt, one is longer than ``max_length`` tokens and ``truncation`` is error, or all are
+            left out.
     """
     prompts, dropped = [], 0
     for number, row in enumerate(table.rows):
-        text = tokenizer.apply_chat_template(row[prompt_key], tokenize=False, add_generation_prompt=True, **(template or {}))
+        where = f"{', '.join(table.files)}: prompt {number} (counted over all files)"
+        try:
+            text = tokenizer.apply_chat_template(row[prompt_key], tokenize=False, add_generation_prompt=True, **(template or {}))
+        except Exception as error:  # jinja's errors, and whatever a template raises
+            roles = ", ".join(str(message["role"]) for message in row[prompt_key])
+            raise DataError(f"{where}, with the roles {roles}: the chat template refuses it: {first_line(error)}") from error
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) > max_length:
             if filter_overlong:
@@ -121,7 +166,7 @@ def tokenize(
                 continue
             if truncation == "error":
                 raise DataError(
-                    f"{', '.join(table.files)}: prompt {number} (counted over all files) has {len(tokens)} tokens, and "
+                    f"{where} has {len(tokens)} tokens, and "
                     f"data.max_prompt_length is {max_length}: raise it, or set data.filter_overlong_prompts=true or "
                     "data.truncation=left"
                 )

@@ -33,13 +33,20 @@ def write_step(folder: Path, step: int, batch: Batch, tokens: ErpoTokens, tokeni
         row.update({name: None if column is None else column[start:end] for name, column in columns.items()})
         for name, tensor in (("old_log_prob", batch.old_log_probs), ("ref_log_prob", batch.ref_log_prob)):
             row[name] = None if tensor is None else tensor[i, : row["length"]].tolist()
-    return write_rollouts(folder / f"step_{step:06d}.parquet", rows)
+    return _write(folder / f"step_{step:06d}.parquet", rows)
 
 
 def write_validation(folder: Path, step: int, process: int, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write ``folder/validation_<step>_<process>.parquet``: this process's validation responses, without token numbers."""
     rows = [row for batch in batches for row in _rows(batch, step, tokenizer)]
-    return write_rollouts(folder / f"validation_{step:06d}_{process}.parquet", rows)
+    return _write(folder / f"validation_{step:06d}_{process}.parquet", rows)
+
+
+def _write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    try:
+        return write_rollouts(file, rows)
+    except OSError as error:  # pyarrow's do not name the file
+        raise OSError(f"cannot write {file}: {error}") from error
 
 
 def _rows(batch: Batch, step: int, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:

@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+
+from erpo_verl.trainer.checkpoint import PARTIAL, CheckpointError, set_aside
 
 # What decides a run, in the order of the card's table.
 _TOLD = (
@@ -38,18 +40,24 @@ def write_model(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBa
     (folder / "README.md").write_text(card(settings, step, metrics))
 
 
-def replace_model(folder: Path, *arguments: Any) -> Path:
-    """``write_model`` to a folder that appears whole, in the place of an older one."""
-    partial, old = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
+def replace_model(folder: Path, *arguments: Any, keep_old: bool = False) -> Path:
+    """``write_model`` to a folder that appears whole, in the place of an older one, which may be kept as ``<folder>.old-<number>``.
+
+    Raises:
+        CheckpointError: it cannot be written. An older one is as it was.
+    """
+    partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         write_model(partial, *arguments)
-        if folder.exists():
-            os.rename(folder, old)
+        old = set_aside(folder) if folder.exists() else None
         os.rename(partial, folder)
+    except Exception as error:  # a full disk is an OSError, from safetensors an error of its own
+        raise CheckpointError(f"cannot write the model {folder}: {error}") from error
     finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    if old is not None and not keep_old:
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -62,7 +70,7 @@ def card(settings: DictConfig, step: int, metrics: Mapping[str, float]) -> str:
         f"# {settings.trainer.experiment_name}",
         "",
         f"`{base}`, trained for {step} steps with {'ERPO (Entropy-Regulated Policy Optimization, arXiv 2603.28204)' if algorithm == 'erpo' else 'GRPO'}"
-        f" by erpo-verl {version('erpo-verl')}'s Accelerate engine.",
+        f" by erpo-verl {_version('erpo-verl')}'s Accelerate engine.",
         "",
         "| setting | value |",
         "|---|---|",
@@ -76,6 +84,13 @@ def card(settings: DictConfig, step: int, metrics: Mapping[str, float]) -> str:
     told = {name: value for name, value in metrics.items() if name.startswith("val-core/") or name == "critic/score/mean"}
     if told:
         lines += ["| last measured | value |", "|---|---|", *(f"| `{name}` | {value:.4f} |" for name, value in told.items()), ""]
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
+    packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers", "accelerate"))
     lines += [f"Versions: {packages}.", ""]
     return "\n".join(lines)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"

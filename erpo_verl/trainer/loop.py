@@ -72,6 +72,7 @@ class Trainer:
         self.sampler = Sampler(engine, judge, tokenizer, settings, accelerator.process_index, accelerator.num_processes)
         self.order = PromptOrder(len(train_prompts), seed=settings.data.seed, shuffle=settings.data.shuffle)
         self.step = 0  # last finished step
+        self.resumed = False
         self.skipped_steps = 0
         self.tracker_ids: dict[str, str] = {}
         self.last_metrics: dict[str, float] = {}
@@ -108,8 +109,8 @@ class Trainer:
                         self.save()
                     if stop:
                         return False
-            if trainer.save_final_model:
-                self._save_model()
+                if trainer.save_final_model:
+                    self._save_model()
             return True
         finally:
             self.tracking.close()
@@ -118,8 +119,7 @@ class Trainer:
         """One step of the method; returns its metrics.
 
         Raises:
-            TrainingError: no update of the last steps was finite.
-            ValueError: a log-prob or an entropy is not finite (names the row and the token).
+            TrainingError: a log-prob or an entropy is not finite (names the row and the token), or no update of the last steps was.
         """
         self.seconds.clear()
         with self._timed("step"):
@@ -133,7 +133,10 @@ class Trainer:
             with self._timed("adv"):
                 whole, first = gather(batch, self.accelerator.num_processes, self.tokenizer.pad_token_id)
                 whole = replace(whole, token_level_rewards=token_level_rewards(whole, self.settings))
-                result = advantages(whole, self.settings, step, keep_tokens=self._dumps(step))
+                try:
+                    result = advantages(whole, self.settings, step, keep_tokens=self._dumps(step))
+                except ValueError as error:
+                    raise TrainingError(f"step {step}: {error}") from error
                 whole = replace(whole, advantages=result.advantages)
                 mine = whole.rows(range(first, first + len(batch)))
             # 5: the update
@@ -148,7 +151,7 @@ class Trainer:
         metrics["training/global_step"] = float(step)
         metrics["training/epoch"] = self.order.position / len(self.train_prompts)
         if self._dumps(step) and self.accelerator.is_main_process:
-            dump.write_step(Path(self.settings.trainer.rollout_data_dir), step, whole, result.tokens, self.tokenizer)
+            dump.write_step(Path(self.settings.trainer.rollout_data_dir).expanduser(), step, whole, result.tokens, self.tokenizer)
         self._count_skipped(metrics, step)
         return metrics
 
@@ -169,7 +172,7 @@ class Trainer:
             metrics, batches = validate(self.sampler, self.val_prompts)
         folder = self.settings.trainer.validation_data_dir
         if folder is not None:
-            dump.write_validation(Path(folder), self.step, self.accelerator.process_index, batches, self.tokenizer)
+            dump.write_validation(Path(folder).expanduser(), self.step, self.accelerator.process_index, batches, self.tokenizer)
         return {**metrics, "timing_s/testing": self.seconds["testing"]}
 
     def _dumps(self, step: int) -> bool:
@@ -251,6 +254,7 @@ class Trainer:
             self.policy.load_state({"model": parts["model"], "optimizer": parts["optimizer"], "scheduler": extra["scheduler"]})
         except (RuntimeError, KeyError, ValueError) as error:
             raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path: {error}") from error
+        self.resumed = True
         self.step, self.skipped_steps = extra["step"], extra["skipped_steps"]
         self.order.position = extra["position"]
         self.tracker_ids, self.last_metrics = dict(extra["trackers"]), dict(extra["metrics"])
@@ -261,7 +265,10 @@ class Trainer:
     def _save_model(self) -> None:
         whole = self.policy.whole_model()
         if self.accelerator.is_main_process:
-            folder = export.replace_model(self.run / "model", whole, self.tokenizer, self.settings, self.step, self.last_metrics)
+            # A model there is of this run where it was resumed, else of another one.
+            folder = export.replace_model(
+                self.run / "model", whole, self.tokenizer, self.settings, self.step, self.last_metrics, keep_old=not self.resumed
+            )
             self.tracking.say(f"model: {folder}")
         self.accelerator.wait_for_everyone()
 

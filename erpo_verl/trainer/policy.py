@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.data import first_line
 from erpo_verl.trainer.logprobs import PolicyModel
 from erpo_verl.trainer.settings import needs_reference
 
@@ -29,36 +30,47 @@ DTYPES = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat1
 DEFAULT_MICRO_BATCH = 8
 
 
+class ModelError(RuntimeError):
+    """The model cannot be loaded, or does not take the adapters asked for; the message names the key."""
+
+
 def load_model(settings: DictConfig) -> PreTrainedModel:
     """The start model, with new LoRA adapters where ``model.lora_rank`` asks for them.
 
     Raises:
-        OSError: no such model (from transformers).
+        ModelError: no such model, damaged weights, or modules for adapters that it has not.
         ImportError: LoRA without peft.
     """
     model_settings, actor = settings.actor_rollout_ref.model, settings.actor_rollout_ref.actor
     options = {"attn_implementation": model_settings.override_config.attn_implementation}
-    model = AutoModelForCausalLM.from_pretrained(
-        model_settings.path,
-        dtype=DTYPES[actor.fsdp_config.model_dtype],
-        trust_remote_code=model_settings.trust_remote_code,
-        **{name: value for name, value in options.items() if value is not None},
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_settings.path,
+            dtype=DTYPES[actor.fsdp_config.model_dtype],
+            trust_remote_code=model_settings.trust_remote_code,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+    except Exception as error:  # OSError, ValueError, ImportError, safetensors' own, and what the model's code raises
+        raise ModelError(f"actor_rollout_ref.model.path={model_settings.path}: no model can be loaded from there: {first_line(error)}") from error
     if model_settings.lora_rank > 0:
         from peft import LoraConfig, get_peft_model
 
-        torch.manual_seed(settings.data.seed if settings.data.seed is not None else 1)
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                task_type="CAUSAL_LM",
-                r=model_settings.lora_rank,
-                lora_alpha=model_settings.lora_alpha,
-                target_modules=_names(model_settings.target_modules),
-                exclude_modules=_names(model_settings.exclude_modules),
-                bias="none",
-            ),
+        torch.manual_seed(settings.data.seed)
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=model_settings.lora_rank,
+            lora_alpha=model_settings.lora_alpha,
+            target_modules=_names(model_settings.target_modules),
+            exclude_modules=_names(model_settings.exclude_modules),
+            bias="none",
         )
+        try:
+            model = get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(
+                f"actor_rollout_ref.model.target_modules={model_settings.target_modules}, "
+                f"exclude_modules={model_settings.exclude_modules}: {first_line(error)}"
+            ) from error
     if model_settings.enable_gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -66,14 +67,18 @@ class MetricsFile:
                 if line.endswith(b"\n") and step <= last_step:
                     kept.append(line)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        partial.write_bytes(b"".join(kept))
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(b"".join(kept))
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line, whole or not at all.
 
         Raises:
-            OSError: the disk is full; the file is as it was.
+            OSError: the disk is full (the message names the file); the file is as it was.
         """
         line = json.dumps({"step": step, "data": {name: _plain(value) for name, value in metrics.items()}}) + "\n"
         with open(self.path, "ab", buffering=0) as file:
@@ -81,10 +86,10 @@ class MetricsFile:
             data = line.encode()
             try:
                 if file.write(data) != len(data):
-                    raise OSError(28, f"no space left for a line of {self.path}")
-            except OSError:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
                 file.truncate(length)
-                raise
+                raise OSError(error.errno, f"cannot write the metrics of step {step} to {self.path}: {error.strerror}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -97,6 +97,23 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, short_files):
     assert checkpoint.steps(tmp_path) == [] and not list(tmp_path.iterdir())
 
 
+def test_a_model_folder_that_does_not_fit_is_a_clear_error_and_the_older_one_stays(tmp_path, short_files):
+    """safetensors has an error of its own for a full disk."""
+    from trainer_runs import TOKENIZER, settings_for, tiny_model
+
+    from erpo_verl.trainer import export
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    arguments = (tiny_model(), TOKENIZER, settings_for(), 3, {})
+    with pytest.raises(CheckpointError, match=r"cannot write the model .*/model: "):
+        export.replace_model(tmp_path / "model", *arguments)
+    assert [f.name for f in tmp_path.iterdir()] == ["model"] and (tmp_path / "model" / "config.json").read_text() == "{}"
+    with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*global_step_3"):
+        checkpoint.save(tmp_path, 3, {"extra": {}}, keep=None, extra_files=lambda folder: export.write_model(folder / "huggingface", *arguments))
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
 def test_the_metrics_file_has_whole_lines_only(tmp_path, short_files):
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path, -1)
@@ -105,7 +122,7 @@ def test_the_metrics_file_has_whole_lines_only(tmp_path, short_files):
     before = path.read_bytes()
     with pytest.raises(OSError) as error:
         file.write(3, {f"name {i}": 1.0 for i in range(200)})
-    assert error.value.errno in (errno.ENOSPC, errno.EFBIG)
+    assert error.value.errno in (errno.ENOSPC, errno.EFBIG) and f"cannot write the metrics of step 3 to {path}" in str(error.value)
     assert path.read_bytes() == before
     assert [json.loads(line) for line in before.splitlines()] == [
         {"step": 1, "data": {"a": 1.5, "n": None}}, {"step": 2, "data": {"a": 2}},

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from erpo_verl.rollout import Response
 from erpo_verl.trainer.batch import assemble, concatenate
-from erpo_verl.trainer.data import DataError, Prompt, PromptOrder, read_table, tokenize
+from erpo_verl.trainer.data import DataError, Prompt, PromptOrder, load_tokenizer, read_table, tokenize
 from erpo_verl.trainer.reward import Judge, RewardError, load_reward
 from examples.arithmetic.prepare import row
 from examples.arithmetic.task import Problem
@@ -89,6 +90,43 @@ def test_overlong_prompts(tmp_path):
     assert cut == {"left": whole[-8:], "right": whole[:8], "middle": whole[:4] + whole[-4:]}
     with pytest.raises(DataError, match="all 2 prompts are longer than 2 tokens"):
         tokenize(table, TOKENIZER, max_length=2, filter_overlong=True)
+
+
+def tokenizer_of(path, other=None):
+    return load_tokenizer(OmegaConf.create({"path": str(path), "tokenizer_path": other and str(other), "trust_remote_code": False}))
+
+
+def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    whole, bare, empty = (tmp_path / name for name in ("whole", "bare", "empty"))
+    TOKENIZER.save_pretrained(whole)
+    assert tokenizer_of(whole).pad_token_id == TOKENIZER.pad_token_id
+    without = build_tokenizer()
+    without.chat_template = None
+    without.save_pretrained(bare)
+    empty.mkdir()
+    # Such a config.json alone makes transformers invent a tokenizer without any token of the model's.
+    (empty / "config.json").write_text('{"model_type": "qwen2"}')
+    for path, other, message in (
+        (bare, None, r"model\.path=.*bare: the tokenizer has no chat template"),
+        (empty, None, r"model\.path=.*empty: the folder holds no tokenizer"),
+        (whole, empty, r"model\.tokenizer_path=.*empty: the folder holds no tokenizer"),
+        (tmp_path / "gone" / "x", None, r"gone/x: no such folder, and no tokenizer from the hub"),
+        ("nobody/nothing", None, r"model\.path=nobody/nothing: no such folder, and no tokenizer from the hub: OSError: .*connect"),
+    ):
+        with pytest.raises(DataError, match=message):
+            tokenizer_of(path, other)
+    assert tokenizer_of(empty, whole).eos_token_id == TOKENIZER.eos_token_id
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
+    strict = build_tokenizer()
+    strict.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ messages[0].content }}"
+    odd = good()
+    odd["prompt"] = [{"role": "system", "content": "be brief"}, *odd["prompt"]]
+    table = read_table([write(tmp_path / "a.parquet", [good(), odd])])
+    with pytest.raises(DataError, match=r"a\.parquet: prompt 1 .*with the roles system, user: the chat template refuses it: TemplateError: no system role"):
+        tokenize(table, strict, max_length=100)
 
 
 # --- order

@@ -1,8 +1,10 @@
 """Whole runs of the engine as a user starts them: metrics, checkpoints, resuming after every kind of end, loggers, dumps."""
 
+import contextlib
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import time
@@ -260,6 +262,34 @@ def test_an_earlier_runs_metrics_are_kept(task, model, tmp_path):
     assert (out / "metrics.jsonl.old-1").read_text() == '{"step": 1, "data": {}}\n' and [m["step"] for m in metrics(out)] == [1]
 
 
+def test_going_back_sets_the_later_steps_aside(whole, tmp_path):
+    """With ``resume_path`` into the run's own folder: nothing is lost, and the newest checkpoint is always of the run that goes on."""
+    reference, arguments, _ = whole
+    out = tmp_path / "run"
+    run = other(arguments, out, "trainer.save_freq=1")
+    run_here([*run, "trainer.max_actor_ckpt_to_keep=null"])
+    before = (out / "metrics.jsonl").read_bytes()
+    output = run_here(
+        [*run, "trainer.resume_mode=resume_path", f"trainer.resume_from_path={out / 'global_step_1'}", "trainer.total_training_steps=2",
+         "trainer.max_actor_ckpt_to_keep=1"]
+    )  # fmt: skip
+    assert "has been further than global_step_1" in output
+    assert sorted(f.name for f in out.glob("global_step_*")) == ["global_step_2", *(f"global_step_{n}.old-1" for n in (2, 3, 4))]
+    assert (out / "metrics.jsonl.old-1").read_bytes() == before and [m["step"] for m in metrics(out)] == [1, 2]
+    output = run_here([*run, "trainer.max_actor_ckpt_to_keep=1"])
+    assert "global_step_2 (step 2 of 4)" in output
+    assert same_weights(out / "model", reference / "model")
+
+
+def test_a_model_of_an_earlier_run_is_kept(task, model, tmp_path):
+    run = command(tmp_path / "run", model, task, "trainer.total_training_steps=1")
+    run_here(run)
+    first = weights(tmp_path / "run" / "model")
+    run_here([*run, "data.seed=2"])
+    kept, second = weights(tmp_path / "run" / "model.old-1"), weights(tmp_path / "run" / "model")
+    assert all(torch.equal(first[name], kept[name]) for name in first) and any(not torch.equal(first[name], second[name]) for name in first)
+
+
 # --- clear ends
 
 
@@ -273,6 +303,11 @@ def test_an_earlier_runs_metrics_are_kept(task, model, tmp_path):
         (["reward.custom_reward_function.path=gone.py"], "gone.py: no such file"),
         (["trainer.n_gpus_per_node=3"], "--num_processes 3"),
         (["actor_rollout_ref.actor.kl_loss_type=full"], "kl_loss_type='full'"),
+        (["reward.custom_reward_function.reward_kwargs.scale=2"], "unexpected keyword argument 'scale'"),
+        (["reward.custom_reward_function.path=null", "reward.custom_reward_function.name=compute_score",
+          "reward.custom_reward_function.reward_kwargs.overlong_limt=9"], "reward_kwargs: unknown reward setting 'overlong_limt'"),
+        (["actor_rollout_ref.model.lora_rank=2", "actor_rollout_ref.model.target_modules=nothing"], "target_modules=nothing"),
+        (["actor_rollout_ref.actor.optim.betas=[1]"], "optim.betas=[1]"),
     ],
 )
 def test_a_wrong_start_ends_with_one_line(task, model, tmp_path, overrides, message):
@@ -280,10 +315,68 @@ def test_a_wrong_start_ends_with_one_line(task, model, tmp_path, overrides, mess
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_model_that_does_not_fit_its_tokenizer_or_is_damaged(task, model, tmp_path):
+    small, cut = tmp_path / "small", tmp_path / "cut"
+    narrow = tiny_model()
+    narrow.resize_token_embeddings(12)
+    narrow.save_pretrained(small)
+    output = run_here(command(tmp_path / "run", small, task, f"actor_rollout_ref.model.tokenizer_path={model}"), 1)
+    assert "the model knows the tokens 0 to 11" in output
+    shutil.copytree(model, cut)
+    file = cut / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    output = run_here(command(tmp_path / "run", cut, task), 1)
+    assert f"actor_rollout_ref.model.path={cut}: no model can be loaded from there: SafetensorError" in output
+
+
 def test_check_loads_no_model(task, tmp_path, model):
     output = finish(start(["--check", *command(tmp_path / "run", model, task)]))
     assert "64 training prompts" in output and "4 steps: all is well" in output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_function_that_raises_ends_the_run_with_response_line_and_checkpoint(task, model, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "calls = []\ndef f(data_source, solution_str, ground_truth, extra_info):\n    calls.append(1)\n    return [0.5][len(calls) > 20]\n"
+    )
+    run = command(tmp_path / "run", model, task, *SAVING, f"reward.custom_reward_function.path={tmp_path / 'mine.py'}", "reward.custom_reward_function.name=f")
+    output = run_here(run, 1)
+    assert "f raised IndexError" in output and "mine.py, line 4) for response 4" in output and "Traceback" not in output
+    assert "the same command goes on from the newest checkpoint, global_step_1" in output
+    assert [m["step"] for m in metrics(tmp_path / "run")] == [1]
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+    """As on a full disk, a write to a longer file ends early (SIGXFSZ is ignored by Python)."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_full_disk_ends_the_run_with_the_file_and_the_newest_checkpoint(task, model, tmp_path):
+    out = tmp_path / "run"
+    run = command(out, model, task, "trainer.save_freq=3", "trainer.total_training_steps=3")
+    run_here(run)
+    before, kept = (out / "metrics.jsonl").read_bytes(), weights(out / "model")
+    longer = [*run, "trainer.total_training_steps=4"]
+    with files_up_to(len(before) + 200):
+        output = run_here(longer, 1)
+    assert f"cannot write the metrics of step 4 to {out / 'metrics.jsonl'}" in output and "Traceback" not in output
+    assert "newest checkpoint, global_step_3" in output and (out / "metrics.jsonl").read_bytes() == before
+    with files_up_to(len(before) + 6000):
+        output = run_here([*longer, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}"], 1)
+    assert f"cannot write {tmp_path / 'rollouts' / 'step_000004.parquet'}" in output and "newest checkpoint, global_step_3" in output
+    assert not list((tmp_path / "rollouts").iterdir())
+    with files_up_to(60_000):
+        output = run_here([*longer, "trainer.save_freq=-1"], 1)
+    assert f"cannot write the model {out / 'model'}" in output and "newest checkpoint, global_step_3" in output
+    assert all(torch.equal(value, kept[name]) for name, value in weights(out / "model").items())
+    run_here(longer)
+    assert [m["step"] for m in metrics(out)] == [1, 2, 3, 4]
 
 
 def test_weights_that_are_not_finite_end_the_run_naming_the_token(task, model, tmp_path):

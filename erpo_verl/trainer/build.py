@@ -1,0 +1,198 @@
+"""From checked settings to a trainer: first what is cheap and may be wrong (data, reward, tokenizer), then the model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
+
+from erpo_verl.reports.record import write_record
+from erpo_verl.reward import RewardConfig
+from erpo_verl.reward.config import RewardConfigError
+from erpo_verl.trainer import checkpoint
+from erpo_verl.trainer.data import DataError, Prompt, Table, load_tokenizer, read_table, tokenize
+from erpo_verl.trainer.engine import make_engine
+from erpo_verl.trainer.loop import Trainer
+from erpo_verl.trainer.policy import Policy, load_model
+from erpo_verl.trainer.reward import DEFAULT, Judge, RewardError, load_reward
+from erpo_verl.trainer.settings import SettingsError, as_list
+from erpo_verl.trainer.tracking import METRICS, tracker_names
+
+PACKAGES = ("erpo-verl", "torch", "transformers", "accelerate", "peft", "numpy")  # whose versions a run's record has
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run needs beside its model, read and checked."""
+
+    trackers: list[str]
+    judge: Judge
+    tokenizer: PreTrainedTokenizerBase
+    train_prompts: list[Prompt]
+    val_prompts: list[Prompt]
+    left_out: int  # overlong prompts, of both
+    fingerprint: str  # of the training files
+    total_steps: int
+
+
+def load_inputs(settings: DictConfig) -> Inputs:
+    """Read and check everything that takes seconds, so that nothing of it fails after the model is loaded.
+
+    Raises:
+        TrackingError, DataError, RewardError: see there.
+    """
+    data = settings.data
+    trackers = tracker_names(list(settings.trainer.logger))
+    train_table = _table(data, data.train_files, data.train_max_samples)
+    val_table = _table(data, data.val_files, data.val_max_samples) if data.val_files else None
+    judge = load_judge(settings)
+    tokenizer = load_tokenizer(settings.actor_rollout_ref.model)
+    train_prompts, left_out = _prompts(train_table, tokenizer, data)
+    val_prompts, val_left_out = _prompts(val_table, tokenizer, data) if val_table else ([], 0)
+    if data.train_batch_size > len(train_prompts):
+        raise DataError(f"data.train_batch_size={data.train_batch_size}: the training data hold only {len(train_prompts)} prompts")
+    total = settings.trainer.total_training_steps or settings.trainer.total_epochs * (len(train_prompts) // data.train_batch_size)
+    return Inputs(trackers, judge, tokenizer, train_prompts, val_prompts, left_out + val_left_out, train_table.fingerprint, total)
+
+
+def _table(data: DictConfig, files: Any, limit: int) -> Table:
+    return read_table(as_list(files), prompt_key=data.prompt_key, source_key=data.reward_fn_key, limit=limit)
+
+
+def _prompts(table: Table, tokenizer: PreTrainedTokenizerBase, data: DictConfig) -> tuple[list[Prompt], int]:
+    return tokenize(
+        table, tokenizer, max_length=data.max_prompt_length, filter_overlong=data.filter_overlong_prompts, truncation=data.truncation,
+        prompt_key=data.prompt_key, source_key=data.reward_fn_key, template=OmegaConf.to_container(data.apply_chat_template_kwargs),
+    )  # fmt: skip
+
+
+def load_judge(settings: DictConfig) -> Judge:
+    """The reward function with its own arguments; the maths reward also gets its number of workers.
+
+    Raises:
+        RewardError: it cannot be loaded, or does not take these arguments.
+    """
+    custom = settings.reward.custom_reward_function
+    given = OmegaConf.to_container(custom.reward_kwargs)
+    if custom.path in (None, DEFAULT):
+        given.setdefault("workers", max(1, min(settings.reward.num_workers, os.cpu_count() or 1)))
+        try:
+            RewardConfig.from_mapping(given)
+        except RewardConfigError as error:
+            raise RewardError(f"reward.custom_reward_function.reward_kwargs: {error}") from None
+    return Judge(load_reward(custom.path, custom.name), given)
+
+
+def build(settings: DictConfig, inputs: Inputs) -> Trainer:
+    """The trainer with everything loaded, at the step of the checkpoint that it goes on from (0: a new run).
+
+    Raises:
+        SettingsError: settings that do not fit the number of processes, the machine or the model.
+        CheckpointError, ModelError: see there.
+    """
+    trainer = settings.trainer
+    folder = Path(trainer.default_local_dir).expanduser().absolute()
+    accelerator = Accelerator(
+        log_with=inputs.trackers or None, project_dir=str(folder), mixed_precision="no",
+        cpu=trainer.device == "cpu" or not torch.cuda.is_available(),
+    )  # fmt: skip
+    _check_machine(settings, accelerator)
+    found = _prepare(folder, trainer, accelerator)
+    set_seed(settings.actor_rollout_ref.actor.fsdp_config.seed, device_specific=True)
+    model = load_model(settings)
+    _check_vocabulary(model.get_input_embeddings().weight.shape[0], inputs)
+    policy = Policy(model, settings, accelerator, inputs.total_steps)
+    made = Trainer(
+        settings, accelerator=accelerator, policy=policy, engine=make_engine(settings, policy, inputs.tokenizer), judge=inputs.judge,
+        tokenizer=inputs.tokenizer, train_prompts=inputs.train_prompts, val_prompts=inputs.val_prompts,
+        data_fingerprint=inputs.fingerprint, run=folder, total_steps=inputs.total_steps,
+    )  # fmt: skip
+    if found is not None:
+        made.resume(found)
+        if accelerator.is_main_process:
+            print(f"resumed from {found} (step {made.step} of {made.total_steps})")
+    if accelerator.is_main_process:
+        write_record(
+            folder,
+            engine="accelerate",
+            arm=_arm(trainer.experiment_name),
+            seed=settings.data.seed,
+            config=OmegaConf.to_container(settings),
+            data_files={"train": as_list(settings.data.train_files), "val": as_list(settings.data.val_files)},
+            model_path=settings.actor_rollout_ref.model.path,
+            packages=PACKAGES,
+        )
+    return made
+
+
+def _check_machine(settings: DictConfig, accelerator: Accelerator) -> None:
+    actor, processes, problems = settings.actor_rollout_ref.actor, accelerator.num_processes, []
+    if settings.trainer.device == "cuda" and accelerator.device.type != "cuda":
+        problems.append("trainer.device=cuda: torch finds no GPU here (torch.cuda.is_available() is False)")
+    if settings.trainer.n_gpus_per_node not in (None, processes):
+        problems.append(
+            f"trainer.n_gpus_per_node={settings.trainer.n_gpus_per_node}, and accelerate launched {processes} process(es): start it "
+            f"with accelerate launch --num_processes {settings.trainer.n_gpus_per_node} -m erpo_verl.trainer"
+        )
+    if actor.ppo_mini_batch_size % processes:
+        problems.append(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}: must be a multiple of the {processes} processes"
+        )
+    if settings.actor_rollout_ref.rollout.name == "vllm" and processes > 1:
+        problems.append(
+            f"actor_rollout_ref.rollout.name=vllm: works with one process, and accelerate launched {processes}: set it to hf, or take verl"
+        )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        problems.append("accelerate launch --use_fsdp: leave it out; actor_rollout_ref.actor.strategy=fsdp2 shards the model")
+    elif accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        problems.append(f"accelerate launch asks for {accelerator.distributed_type.value}: this engine has ddp and fsdp2 alone")
+    if problems:
+        raise SettingsError(problems)
+
+
+def _check_vocabulary(size: int, inputs: Inputs) -> None:
+    for prompt in (*inputs.train_prompts, *inputs.val_prompts):
+        if max(prompt.tokens) >= size:
+            raise SettingsError(
+                [f"actor_rollout_ref.model: the model knows the tokens 0 to {size - 1}, and the tokenizer makes {max(prompt.tokens)} of a "
+                 f"prompt ({prompt.text[:80]!r}): it is another model's"]
+            )  # fmt: skip
+
+
+def _prepare(folder: Path, trainer: DictConfig, accelerator: Accelerator) -> Path | None:
+    """The run's folder made ready; the checkpoint to go on from, or None. What the run would write over is set aside."""
+    found = checkpoint.find(folder, trainer.resume_mode, trainer.resume_from_path)
+    there = checkpoint.steps(folder)
+    if found is None and there:
+        raise checkpoint.CheckpointError(
+            f"{folder} holds checkpoints (up to step {there[-1]}) and trainer.resume_mode=disable asks for a new "
+            "run: give it a folder of its own (trainer.default_local_dir), or remove them"
+        )
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.clean(folder)
+        metrics = folder / METRICS
+        if found is None:
+            if metrics.is_file() and metrics.stat().st_size:
+                kept = checkpoint.set_aside(metrics)
+                print(f"{metrics} is of an earlier run without a checkpoint to go on from; kept as {kept.name}")
+        elif later := [step for step in there if step > checkpoint.step_of(found)]:
+            kept = [checkpoint.set_aside(folder / f"global_step_{step}") for step in later]
+            if metrics.is_file():
+                kept.append(checkpoint.set_aside(metrics, copy=True))
+            print(f"{folder} has been further than {found.name}; kept as {', '.join(path.name for path in kept)}")
+    accelerator.wait_for_everyone()
+    return found
+
+
+def _arm(experiment_name: str) -> str:
+    """``erpo-s3`` is arm ``erpo``."""
+    head, sign, tail = experiment_name.rpartition("-s")
+    return head if sign and tail.isdigit() else experiment_name

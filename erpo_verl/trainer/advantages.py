@@ -15,14 +15,21 @@ from erpo_verl.trainer.update import kl_estimate
 GRPO = ErpoConfig(gate=GateConfig(enable=False), progress=ProgressConfig(enable=False))
 
 
-def token_level_rewards(batch: Batch, settings: DictConfig) -> Tensor:
-    """[B, T] float32: the score at each response's last token, less a KL penalty where ``algorithm.use_kl_in_reward`` is set."""
+def token_level_rewards(batch: Batch, settings: DictConfig) -> tuple[Tensor, dict[str, float]]:
+    """The score at each response's last token, less a KL penalty where ``algorithm.use_kl_in_reward`` is set.
+
+    Returns:
+        [B, T] float32, and verl's metrics of the penalty: its mean over the responses, of each one's mean over its tokens.
+    """
     rewards = torch.zeros(batch.response_mask.shape)
     rewards[torch.arange(len(batch)), batch.lengths - 1] = batch.scores
-    if settings.algorithm.use_kl_in_reward:
-        kl = kl_estimate(batch.old_log_probs, batch.ref_log_prob, settings.algorithm.kl_penalty)
-        rewards = rewards - settings.algorithm.kl_ctrl.kl_coef * torch.where(batch.response_mask, kl, 0.0)
-    return rewards
+    if not settings.algorithm.use_kl_in_reward:
+        return rewards, {}
+    kl = kl_estimate(batch.old_log_probs, batch.ref_log_prob, settings.algorithm.kl_penalty)
+    kl = torch.where(batch.response_mask, kl, 0.0)
+    weight = settings.algorithm.kl_ctrl.kl_coef
+    mean = (kl.sum(dim=1) / batch.lengths).mean().item()
+    return rewards - weight * kl, {"actor/reward_kl_penalty": mean, "actor/reward_kl_penalty_coeff": weight}
 
 
 def advantages(batch: Batch, settings: DictConfig, step: int, keep_tokens: bool = False) -> ErpoAdvantages:

@@ -66,7 +66,7 @@ class Sampler:
         wanted = size // self.processes
         filters = self.settings.algorithm.filter_groups
         parts: list[Batch] = []
-        found = sampled = batches = 0
+        found = kept = batches = 0
         while found < wanted:
             if filters.enable and 0 < filters.max_num_gen_batches <= batches:
                 raise ExperienceError(
@@ -79,17 +79,16 @@ class Sampler:
             uids = [f"{step}-{batches}-{self.rank}-{i}" for i in range(len(mine))]
             part = self.sample([prompts[i] for i in mine], uids, params)
             batches += 1
-            sampled += len(mine)
             if filters.enable:
                 part = part.rows(self._differing(part, filters.metric))
             if len(part):
                 parts.append(part)
-            found = self._least(sum(len(p) for p in parts) // self.train_params.n)
+            counts = self._of_all(sum(len(p) for p in parts) // self.train_params.n)
+            found, kept = min(counts), sum(counts)
         batch = concatenate(parts, self.tokenizer.pad_token_id)
-        kept = len(batch) // self.train_params.n
         metrics = {}
         if filters.enable:
-            metrics = {"training/num_gen_batches": float(batches), "training/filter_groups/kept_share/mean": kept / sampled}
+            metrics = {"training/num_gen_batches": float(batches), "training/filter_groups/kept_share/mean": kept / (batches * size)}
         return batch.rows(range(wanted * self.train_params.n)), metrics
 
     def _share(self, numbers: Sequence[int]) -> list[int]:
@@ -109,12 +108,13 @@ class Sampler:
         n = self.train_params.n
         return [row for start in range(0, len(batch), n) if len(set(values[start : start + n])) > 1 for row in range(start, start + n)]
 
-    def _least(self, count: int) -> int:
+    def _of_all(self, count: int) -> list[int]:
+        """The count of every process."""
         if self.processes == 1:
-            return count
+            return [count]
         counts: list[Any] = [None] * self.processes
         torch.distributed.all_gather_object(counts, count)
-        return min(counts)
+        return counts
 
 
 def gather(batch: Batch, processes: int, pad_token_id: int) -> tuple[Batch, int]:

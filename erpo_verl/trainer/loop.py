@@ -132,7 +132,8 @@ class Trainer:
             # 4: advantages, over the rows of all processes
             with self._timed("adv"):
                 whole, first = gather(batch, self.accelerator.num_processes, self.tokenizer.pad_token_id)
-                whole = replace(whole, token_level_rewards=token_level_rewards(whole, self.settings))
+                rewards, penalty_metrics = token_level_rewards(whole, self.settings)
+                whole = replace(whole, token_level_rewards=rewards)
                 try:
                     result = advantages(whole, self.settings, step, keep_tokens=self._dumps(step))
                 except ValueError as error:
@@ -142,7 +143,7 @@ class Trainer:
             # 5: the update
             with self._timed("update_actor"):
                 metrics.update(update(self.policy, mine, self.settings, step))
-        metrics.update(result.metrics)
+        metrics.update({**penalty_metrics, **result.metrics})
         metrics.update(data_metrics(whole, self.settings.data.max_prompt_length))
         if self.settings.actor_rollout_ref.rollout.calculate_log_probs:
             metrics.update(mismatch_metrics(whole))
@@ -221,6 +222,7 @@ class Trainer:
                 "random": random_states,
                 "trackers": self.tracker_ids,
                 "data": self.data_fingerprint,
+                "model": self.policy.start,
                 "metrics": {n: v for n, v in self.last_metrics.items() if n.startswith(("val-core/", "critic/score/"))},
             }
             checkpoint.save(
@@ -250,10 +252,16 @@ class Trainer:
                 f"{folder} is of a run on other training data (data.train_files has changed since): give the same files, "
                 "or begin a new run with actor_rollout_ref.model.path set to a model folder made of this one"
             )
+        path = self.settings.actor_rollout_ref.model.path
+        if extra.get("model", self.policy.start) != self.policy.start:
+            raise checkpoint.CheckpointError(
+                f"{folder} does not fit actor_rollout_ref.model.path={path}: the run began with another model, which also is its "
+                "reference; give the same one"
+            )
         try:
             self.policy.load_state({"model": parts["model"], "optimizer": parts["optimizer"], "scheduler": extra["scheduler"]})
         except (RuntimeError, KeyError, ValueError) as error:
-            raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path: {error}") from error
+            raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path={path}: {error}") from error
         self.resumed = True
         self.step, self.skipped_steps = extra["step"], extra["skipped_steps"]
         self.order.position = extra["position"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -81,6 +82,19 @@ def _names(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over names, shapes and first values of all weights but LoRA's: whether a run goes on from the model it began with.
+
+    In bfloat16, so that the type in which the weights were loaded does not count.
+    """
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if "lora_" not in name:
+            values = weight.detach().flatten()[:64].to("cpu", torch.bfloat16)
+            digest.update(f"{name} {tuple(weight.shape)}".encode() + values.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def lr_factor(step: int, *, warmup: int, total: int, kind: str, min_ratio: float, cycles: float) -> float:
     """What the learning rate is multiplied by at ``step`` (from 0), as in verl: linear warm-up, then constant or a cosine."""
     if step < warmup:
@@ -111,6 +125,7 @@ class Policy:
         self.dtype = DTYPES[actor.fsdp_config.dtype or ("bf16" if self.device.type == "cuda" else "fp32")]
         self.temperature = settings.actor_rollout_ref.rollout.temperature
         model.to(self.device).train()
+        self.start = fingerprint(model)
         # The reference is what the policy was at the start: a frozen copy, or with LoRA the same weights without adapters.
         self.has_reference = needs_reference(settings)
         self._whole = copy.deepcopy(model) if self.sharded else model
@@ -250,7 +265,7 @@ class Policy:
         return {"model": model, "optimizer": optimizer, "scheduler": self.scheduler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``state`` returned, whatever the number of processes was then.
+        """Take over what ``state`` returned, whatever the number of processes was then; learning rate and schedule are the settings'.
 
         Raises:
             RuntimeError: weights of other names or shapes.
@@ -264,28 +279,44 @@ class Policy:
             options=options,
         )
         self.scheduler.load_state_dict(state["scheduler"])
+        # The command that goes on says what holds from here on, also where it differs from the one that wrote the state.
+        optim = self.settings.actor_rollout_ref.actor.optim
+        lr = optim.lr * self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
+        for group in self.optimizer.param_groups:
+            group.update(lr=lr, initial_lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay)
+        self.scheduler.base_lrs, self.scheduler._last_lr = [optim.lr], [lr]
 
 
 def micro_batches(
-    lengths: Sequence[int], *, rows_at_once: int | None = None, tokens_at_once: int | None = None, at_least: int = 1
+    lengths: Sequence[int],
+    *,
+    rows_at_once: int | None = None,
+    tokens_at_once: int | None = None,
+    prompts: Sequence[int] | None = None,
+    at_least: int = 1,
 ) -> list[list[int]]:
     """Cut rows into micro-batches of like lengths, the longest first: at most so many rows, or so many padded tokens.
 
     Args:
-        lengths: valid tokens of each row.
+        lengths: tokens of each row's response.
         rows_at_once, tokens_at_once: one of them; a row longer than ``tokens_at_once`` has a micro-batch of its own.
+        prompts: tokens of each row's prompt. A micro-batch is as wide as its longest prompt and its longest response together.
         at_least: number of micro-batches to come to, where there are rows enough (sharded processes need equally many).
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    prompts = prompts or [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda i: -(prompts[i] + lengths[i]))
     if tokens_at_once is None:
         size = rows_at_once or DEFAULT_MICRO_BATCH
         return [order[i : i + size] for i in range(0, len(order), size)]
     cut: list[list[int]] = []
+    before = behind = 0  # columns of the last one
     for row in order:
-        if cut and (len(cut[-1]) + 1) * lengths[cut[-1][0]] <= tokens_at_once:
+        before, behind = max(before, prompts[row]), max(behind, lengths[row])
+        if cut and (len(cut[-1]) + 1) * (before + behind) <= tokens_at_once:
             cut[-1].append(row)
         else:
             cut.append([row])
+            before, behind = prompts[row], lengths[row]
     while len(cut) < at_least:
         longest = max(range(len(cut)), key=lambda i: len(cut[i]))
         rows = cut[longest]

@@ -159,13 +159,13 @@ def update(policy: Policy, batch: Batch, settings: DictConfig, step: int) -> dic
 
 
 def _cut(policy: Policy, part: Batch, actor: DictConfig) -> list[list[int]]:
-    lengths = (part.attention_mask.sum(dim=1)).tolist()
+    lengths, prompts = part.lengths.tolist(), [len(prompt.tokens) for prompt in part.prompts]
     if not actor.use_dynamic_bsz:
-        return micro_batches(lengths, rows_at_once=actor.ppo_micro_batch_size_per_gpu)
-    cuts = micro_batches(lengths, tokens_at_once=actor.ppo_max_token_len_per_gpu)
+        return micro_batches(lengths, rows_at_once=actor.ppo_micro_batch_size_per_gpu, prompts=prompts)
+    cuts = micro_batches(lengths, tokens_at_once=actor.ppo_max_token_len_per_gpu, prompts=prompts)
     if policy.sharded:  # every forward pass gathers weights: all processes must make equally many
-        most = global_max(policy, float(len(cuts)))
-        cuts = micro_batches(lengths, tokens_at_once=actor.ppo_max_token_len_per_gpu, at_least=int(most))
+        most = int(global_max(policy, float(len(cuts))))
+        cuts = micro_batches(lengths, tokens_at_once=actor.ppo_max_token_len_per_gpu, prompts=prompts, at_least=most)
     return cuts
 
 

@@ -248,6 +248,9 @@ def test_other_data_and_another_model_are_refused(whole, tmp_path):
     TOKENIZER.save_pretrained(tmp_path / "wide")
     output = run_here([*longer, f"actor_rollout_ref.model.path={tmp_path / 'wide'}"], 1)
     assert "does not fit actor_rollout_ref.model.path" in output
+    save_tiny(tmp_path / "other", seed=1)  # of the same shapes: the reference would be another
+    output = run_here([*longer, f"actor_rollout_ref.model.path={tmp_path / 'other'}"], 1)
+    assert f"does not fit actor_rollout_ref.model.path={tmp_path / 'other'}: the run began with another model" in output
     output = run_here([*longer, "trainer.resume_mode=disable"], 1)
     assert "holds checkpoints (up to step 4)" in output and "default_local_dir" in output
     assert metrics(out) == metrics(reference)
@@ -405,7 +408,9 @@ def test_dynamic_sampling_keeps_groups_that_differ(task, model, tmp_path):
     )  # fmt: skip
     run_here(run)
     for line in metrics(tmp_path / "run"):
-        assert line["data"]["erpo/groups_mixed/mean"] == 1.0 and line["data"]["training/num_gen_batches"] >= 1
+        batches, share = line["data"]["training/num_gen_batches"], line["data"]["training/filter_groups/kept_share/mean"]
+        assert line["data"]["erpo/groups_mixed/mean"] == 1.0 and batches >= 1
+        assert share * batches * 4 == pytest.approx(round(share * batches * 4)) and 4 <= share * batches * 4 <= batches * 4
     output = run_here([*run, "algorithm.filter_groups.metric=nothing", f"trainer.default_local_dir={tmp_path / 'b'}"], 1)
     assert "algorithm.filter_groups.metric=nothing" in output and "acc" in output
     (tmp_path / "mine.py").write_text("def f(*args):\n    return 0.0\n")

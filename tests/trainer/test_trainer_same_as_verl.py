@@ -37,7 +37,7 @@ def filled(settings, policy, seed=0):
         for p in policy.parameters:
             p.add_(0.01 * torch.randn(p.shape, generator=g))
     batch = replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
-    batch = replace(batch, token_level_rewards=token_level_rewards(batch, settings))
+    batch = replace(batch, token_level_rewards=token_level_rewards(batch, settings)[0])
     return replace(batch, advantages=advantages(batch, settings, 1).advantages)
 
 
@@ -181,3 +181,9 @@ def test_rewards_with_a_kl_penalty():
     expected = -0.5 * (batch.old_log_probs - batch.ref_log_prob) * batch.response_mask
     expected[torch.arange(len(batch)), last] += batch.scores
     torch.testing.assert_close(batch.token_level_rewards, expected)
+    mean = sum((old - ref)[:n].double().mean().item() for old, ref, n in zip(batch.old_log_probs, batch.ref_log_prob, batch.lengths, strict=True))
+    assert token_level_rewards(batch, settings)[1] == {
+        "actor/reward_kl_penalty": pytest.approx(mean / len(batch), rel=1e-4), "actor/reward_kl_penalty_coeff": 0.5,
+    }  # fmt: skip
+    without = settings_for()
+    assert token_level_rewards(batch, without)[1] == {} and token_level_rewards(batch, without)[0].sum(dim=1).tolist() == batch.scores.tolist()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trainer_runs import random_batch, settings_for, tiny_model, tiny_policy
 
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
-from erpo_verl.trainer.policy import Policy, micro_batches
+from erpo_verl.trainer.policy import Policy, fingerprint, micro_batches
 from erpo_verl.trainer.update import mini_batches, update
 
 GRPO = "algorithm.adv_estimator=grpo"
@@ -22,7 +22,7 @@ def ready(config, policy, **kwargs):
     old, entropy = policy.log_probs(batch, 4, with_entropy=True)
     reference = policy.log_probs(batch, 4, reference=True)[0] if policy.has_reference else None
     batch = replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
-    batch = replace(batch, token_level_rewards=token_level_rewards(batch, config))
+    batch = replace(batch, token_level_rewards=token_level_rewards(batch, config)[0])
     return replace(batch, advantages=advantages(batch, config, 1).advantages)
 
 
@@ -67,6 +67,43 @@ def test_cuts_hold_every_row_once_within_their_bounds(lengths, rows, tokens, at_
     assert len(by_tokens) >= min(at_least, len(lengths))
     for cut in (by_rows, by_tokens):
         assert sorted(i for part in cut for i in part) == list(range(len(lengths))) and all(cut)
+
+
+def test_a_micro_batch_is_as_wide_as_its_longest_prompt_and_response_together():
+    """One long prompt beside one long response are padded to 18 columns, though each row has 10 tokens."""
+    assert micro_batches([1, 9, 5], prompts=[9, 1, 2], tokens_at_once=22) == [[0], [1, 2]]
+    assert micro_batches([1, 9, 5], prompts=[9, 1, 2], tokens_at_once=54) == [[0, 1, 2]]
+    g = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        responses, prompts = (torch.randint(1, 40, (12,), generator=g).tolist() for _ in range(2))
+        for cut in micro_batches(responses, prompts=prompts, tokens_at_once=120):
+            width = max(prompts[i] for i in cut) + max(responses[i] for i in cut)
+            assert len(cut) == 1 or len(cut) * width <= 120
+
+
+def test_a_resumed_policy_follows_the_settings_of_the_new_command():
+    """Learning rate, schedule, betas and weight decay are those of the settings; without a change they are what they were."""
+    def policy_with(*overrides, steps=10):
+        return tiny_policy(settings_for(GRPO, "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine", *overrides), total_steps=steps)
+
+    first = policy_with("actor_rollout_ref.actor.optim.lr=1e-3")
+    for _ in range(3):
+        update(first, ready(first.settings, first), first.settings, 1)
+    same, other = policy_with("actor_rollout_ref.actor.optim.lr=1e-3"), policy_with(
+        "actor_rollout_ref.actor.optim.lr=5e-4", "actor_rollout_ref.actor.optim.weight_decay=0.5", "actor_rollout_ref.actor.optim.betas=[0.5,0.7]", steps=30
+    )  # fmt: skip
+    for policy in (same, other):
+        policy.load_state(first.state())
+    assert same.lr == first.lr == same.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 + math.cos(math.pi * 3 / 10)) / 2)
+    assert other.lr == other.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4 * (1 + math.cos(math.pi * 3 / 30)) / 2)
+    assert (other.optimizer.param_groups[0]["weight_decay"], other.optimizer.param_groups[0]["betas"]) == (0.5, (0.5, 0.7))
+    found = update(other, ready(other.settings, other), other.settings, 4)
+    assert found["actor/lr"] == pytest.approx(5e-4 * (1 + math.cos(math.pi * 3 / 30)) / 2)
+    assert other.lr == pytest.approx(5e-4 * (1 + math.cos(math.pi * 4 / 30)) / 2)
+
+
+def test_another_start_model_is_told_apart_whatever_the_type_of_its_weights():
+    assert fingerprint(tiny_model(0)) == fingerprint(tiny_model(0)) == fingerprint(tiny_model(0).bfloat16()) != fingerprint(tiny_model(1))
 
 
 def test_mini_batches_hold_whole_groups():

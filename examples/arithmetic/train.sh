@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 ALGORITHM="${ALGORITHM:-erpo}"
 PROCESSES="${PROCESSES:-1}"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"  # after Ctrl-C the step is finished and saved
 
 [ -f outputs/arithmetic/data/train.parquet ] || python -m examples.arithmetic.prepare --out outputs/arithmetic/data
 python -m examples.arithmetic.warm_start --out outputs/arithmetic/start --threads 1

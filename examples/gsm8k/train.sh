@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 ALGORITHM="${ALGORITHM:-erpo}"
 PROCESSES="${PROCESSES:-1}"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"  # after Ctrl-C the step is finished and saved
 
 for split in train test; do
     [ -f "data/gsm8k/$split.parquet" ] || erpo prepare gsm8k --split "$split" --out data/gsm8k

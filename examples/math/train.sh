@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 ALGORITHM="${ALGORITHM:-erpo}"
 PROCESSES="${PROCESSES:-1}"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"  # after Ctrl-C the step is finished and saved
 
 [ -f data/math/train.parquet ] || erpo prepare math --split train --out data/math
 [ -f data/math500/test.parquet ] || erpo prepare math500 --split test --out data/math500

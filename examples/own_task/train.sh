@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 ALGORITHM="${ALGORITHM:-erpo}"
 PROCESSES="${PROCESSES:-1}"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"  # after Ctrl-C the step is finished and saved
 
 [ -f outputs/own_task/data/train.parquet ] || python -m examples.own_task.make_data --out outputs/own_task/data
 

@@ -236,6 +236,37 @@ def test_ctrl_c_finishes_the_step_saves_and_goes_on(whole, tmp_path, sign):
     assert same_weights(out / "model", reference / "model")
 
 
+@pytest.mark.parametrize("moment", ["validation", "training"])
+def test_ctrl_c_in_the_middle_of_a_step_or_validation(task, model, tmp_path, moment):
+    """Once in the first validation, twice in a training step: it ends at once, with 130 and a word on what is left."""
+    (tmp_path / "mine.py").write_text(
+        "import pathlib, time\n"
+        "def f(data_source, solution_str, ground_truth, extra_info):\n"
+        f"    if not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n"
+        f"        pathlib.Path({str(tmp_path / 'here')!r}).touch()\n"
+        "        time.sleep(600)\n"
+        "    return 0.5\n"
+    )
+    run = command(tmp_path / "run", model, task, f"reward.custom_reward_function.path={tmp_path / 'mine.py'}", "reward.custom_reward_function.name=f", *SAVING)
+    if moment == "training":
+        (tmp_path / "go").touch()
+        run_here([*run, "trainer.total_training_steps=1"])
+        (tmp_path / "go").unlink()
+    process = start([*run, f"data.val_files={task / 'validation.parquet'}"])
+    wait_for(tmp_path / "here", process)
+    process.send_signal(signal.SIGINT)
+    if moment == "training":
+        time.sleep(0.5)
+        assert process.poll() is None  # it wants to finish the step
+        process.send_signal(signal.SIGINT)
+    output = finish(process, 130)
+    assert "Traceback" not in output, output
+    if moment == "training":
+        assert "stopped after step 1 of 4" in output and "the same command goes on from the newest checkpoint, global_step_1" in output
+    else:
+        assert "stopped after step 0 of 4" in output and "there is no checkpoint to go on from" in output
+
+
 def test_other_data_and_another_model_are_refused(whole, tmp_path):
     reference, arguments, _ = whole
     out = tmp_path / "run"

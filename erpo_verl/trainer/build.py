@@ -138,8 +138,8 @@ def _check_machine(settings: DictConfig, accelerator: Accelerator) -> None:
         problems.append("trainer.device=cuda: torch finds no GPU here (torch.cuda.is_available() is False)")
     if settings.trainer.n_gpus_per_node not in (None, processes):
         problems.append(
-            f"trainer.n_gpus_per_node={settings.trainer.n_gpus_per_node}, and accelerate launched {processes} process(es): start it "
-            f"with accelerate launch --num_processes {settings.trainer.n_gpus_per_node} -m erpo_verl.trainer"
+            f"trainer.n_gpus_per_node={settings.trainer.n_gpus_per_node}, and there are {processes} process(es): start it "
+            f"with torchrun --nproc_per_node {settings.trainer.n_gpus_per_node} -m erpo_verl.trainer"
         )
     if actor.ppo_mini_batch_size % processes:
         problems.append(
@@ -147,7 +147,7 @@ def _check_machine(settings: DictConfig, accelerator: Accelerator) -> None:
         )
     if settings.actor_rollout_ref.rollout.name == "vllm" and processes > 1:
         problems.append(
-            f"actor_rollout_ref.rollout.name=vllm: works with one process, and accelerate launched {processes}: set it to hf, or take verl"
+            f"actor_rollout_ref.rollout.name=vllm: works with one process, and there are {processes}: set it to hf, or take verl"
         )
     if accelerator.distributed_type == DistributedType.FSDP:
         problems.append("accelerate launch --use_fsdp: leave it out; actor_rollout_ref.actor.strategy=fsdp2 shards the model")

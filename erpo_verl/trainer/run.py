@@ -1,7 +1,7 @@
 """``erpo train``: from the command line to an exit code. Everything cheap is checked first, then the model is loaded.
 
     erpo train examples/arithmetic/erpo.yaml trainer.total_training_steps=50
-    accelerate launch --num_processes 2 -m erpo_verl.trainer examples/arithmetic/erpo.yaml
+    torchrun --nproc_per_node 2 -m erpo_verl.trainer examples/arithmetic/erpo.yaml
 """
 
 from __future__ import annotations
@@ -61,12 +61,15 @@ def train(arguments: Sequence[str], *, check: bool = False) -> int:
     except KeyboardInterrupt:
         return _stopped(trainer)
     except expected as error:
-        print(f"erpo train: {error}", file=sys.stderr)
+        print(f"erpo train{_process(trainer)}: {error}", file=sys.stderr)
         _say_what_is_left(trainer)
         return 1
-    except Exception:  # a fault of this program or of a library: its trace says more
+    except Exception as error:  # a fault of this program or of a library: its trace says more
         _say_what_is_left(trainer)
-        raise
+        if not _lost_another(error, trainer):
+            raise
+        print(f"erpo train{_process(trainer)}: another process has ended; its error is the one that counts", file=sys.stderr)
+        return 1
     finally:
         _close(trainer)
 
@@ -82,6 +85,17 @@ def _own_errors() -> tuple[type[Exception], ...]:
     from erpo_verl.trainer.tracking import TrackingError
 
     return CheckpointError, DataError, ExperienceError, ModelError, RewardError, TrackingError, TrainingError
+
+
+def _process(trainer: Trainer | None) -> str:
+    several = trainer is not None and trainer.accelerator.num_processes > 1
+    return f" (process {trainer.accelerator.process_index})" if several else ""
+
+
+def _lost_another(error: Exception, trainer: Trainer | None) -> bool:
+    """Whether this process failed because another one did: gloo and NCCL have no type of error for that."""
+    several = trainer is not None and trainer.accelerator.num_processes > 1
+    return several and isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))
 
 
 def _stopped(trainer: Trainer | None) -> int:

@@ -194,7 +194,7 @@ KEYS: tuple[Key, ...] = (
     Key("trainer.logger", ["console"], "list", "Where metrics go beside metrics.jsonl: console, file, tensorboard, wandb, or another "
         "tracker of Accelerate's. verl's default adds wandb."),
     Key("trainer.nnodes", 1, int, "This engine uses one machine.", choices=(1,)),
-    Key("trainer.n_gpus_per_node", None, int, "Must be the number of processes that accelerate launched; null: whatever it is.", at_least=1, nullable=True),
+    Key("trainer.n_gpus_per_node", None, int, "Must be the number of processes that were launched; null: whatever it is.", at_least=1, nullable=True),
     Key("trainer.device", None, str, "null: cuda where there is a GPU, else cpu.", choices=("cuda", "cpu"), nullable=True),
     Key("trainer.val_before_train", True, bool, "Validate the start policy."),
     Key("trainer.val_only", False, bool, "Validate, and end."),

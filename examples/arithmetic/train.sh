@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The arithmetic task on a CPU: problems and start policy are made where they are missing, with the Accelerate engine. Arguments are settings (key=value), the later ones win.
 #   ALGORITHM=erpo      erpo or grpo
-#   PROCESSES=1         one for each GPU
+#   PROCESSES=1         one for each GPU (on a CPU any number)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 ALGORITHM="${ALGORITHM:-erpo}"
@@ -13,6 +13,6 @@ python -m examples.arithmetic.warm_start --out outputs/arithmetic/start --thread
 
 launch=(python -m)
 if [ "$PROCESSES" -gt 1 ]; then
-    launch=(accelerate launch --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no -m)
+    launch=(torchrun --standalone --nproc_per_node "$PROCESSES" -m)
 fi
 "${launch[@]}" erpo_verl.trainer "examples/arithmetic/$ALGORITHM.yaml" "$@"

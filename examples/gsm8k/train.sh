@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # GSM8K with Qwen2.5-0.5B-Instruct (`erpo prepare` gets the problems from the hub where they are missing), with the Accelerate engine. Arguments are settings (key=value), the later ones win.
 #   ALGORITHM=erpo      erpo or grpo
-#   PROCESSES=1         one for each GPU
+#   PROCESSES=1         one for each GPU (on a CPU any number)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 ALGORITHM="${ALGORITHM:-erpo}"
@@ -14,6 +14,6 @@ done
 
 launch=(python -m)
 if [ "$PROCESSES" -gt 1 ]; then
-    launch=(accelerate launch --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no -m)
+    launch=(torchrun --standalone --nproc_per_node "$PROCESSES" -m)
 fi
 "${launch[@]}" erpo_verl.trainer "examples/gsm8k/$ALGORITHM.yaml" "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A task and a reward of one's own, with the Accelerate engine. Arguments are settings (key=value), the later ones win.
 #   ALGORITHM=erpo      erpo or grpo
-#   PROCESSES=1         one for each GPU
+#   PROCESSES=1         one for each GPU (on a CPU any number)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 ALGORITHM="${ALGORITHM:-erpo}"
@@ -12,6 +12,6 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"  
 
 launch=(python -m)
 if [ "$PROCESSES" -gt 1 ]; then
-    launch=(accelerate launch --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no -m)
+    launch=(torchrun --standalone --nproc_per_node "$PROCESSES" -m)
 fi
 "${launch[@]}" erpo_verl.trainer "examples/own_task/$ALGORITHM.yaml" "$@"

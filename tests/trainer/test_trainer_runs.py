@@ -335,7 +335,7 @@ def test_a_model_of_an_earlier_run_is_kept(task, model, tmp_path):
         (["data.max_prompt_length=5"], "data.max_prompt_length is 5"),
         (['trainer.logger=["wandbb"]'], "'wandbb' is unknown"),
         (["reward.custom_reward_function.path=gone.py"], "gone.py: no such file"),
-        (["trainer.n_gpus_per_node=3"], "--num_processes 3"),
+        (["trainer.n_gpus_per_node=3"], "torchrun --nproc_per_node 3"),
         (["actor_rollout_ref.actor.kl_loss_type=full"], "kl_loss_type='full'"),
         (["reward.custom_reward_function.reward_kwargs.scale=2"], "unexpected keyword argument 'scale'"),
         (["reward.custom_reward_function.path=null", "reward.custom_reward_function.name=compute_score",
@@ -453,7 +453,7 @@ def test_dynamic_sampling_keeps_groups_that_differ(task, model, tmp_path):
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes(task, model, tmp_path, strategy):
-    """Two processes share prompts and gradients; killed after a checkpoint, the run goes on; the model has all its weights."""
+    """Two processes share prompts and gradients; stopped, the run goes on to the weights of one that was not; all of them are trained."""
     out = tmp_path / "run"
     run = command(out, model, task, *SAVING, f"actor_rollout_ref.actor.strategy={strategy}", f"data.val_files={task / 'validation.parquet'}")
     process = start(run, processes=2)
@@ -468,6 +468,16 @@ def test_two_processes(task, model, tmp_path, strategy):
     assert start_weights.keys() == end.keys()
     changed = [name for name in end if not torch.equal(start_weights[name], end[name])]
     assert set(changed) == set(end)
+    finish(start(other(run, tmp_path / "whole"), processes=2))
+    assert same_weights(out / "model", tmp_path / "whole" / "model")
+
+
+def test_an_error_in_one_of_two_processes_ends_both_and_is_told(task, model, tmp_path):
+    (tmp_path / "mine.py").write_text("import os\ndef f(d, s, g, e):\n    return 0.5 if os.environ['RANK'] == '0' else {}['lost']\n")
+    run = command(tmp_path / "run", model, task, f"reward.custom_reward_function.path={tmp_path / 'mine.py'}", "reward.custom_reward_function.name=f")
+    output = finish(start(run, processes=2), 1)
+    assert "erpo train (process 1): f raised KeyError: 'lost'" in output and "mine.py, line 3) for response 0" in output
+    assert "RuntimeError" not in output
 
 
 def test_two_processes_learn_what_one_learns(task, model, tmp_path):

@@ -109,8 +109,9 @@ def start(arguments: list[str], *, processes: int = 1, **environment: str) -> su
     """The engine as a process of its own."""
     launcher = [sys.executable, "-m"]
     if processes > 1:
-        launcher += ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
-                     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"]  # fmt: skip
+        # Not accelerate launch: without GPUs it starts one process, whatever --num_processes says.
+        launcher += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+        arguments = [*arguments, f"trainer.n_gpus_per_node={processes}"]  # refused where there are not as many
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         [*launcher, "erpo_verl.trainer", *arguments], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ pytest.importorskip("vllm")
 
 from examples.arithmetic import prepare, warm_start
 from examples.arithmetic.train_verl import arguments
+
+# A test run that was started in the background may have SIGINT ignored, and so would everything that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[2]
 

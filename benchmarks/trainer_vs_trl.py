@@ -48,9 +48,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_mid(folder: Path) -> tuple[Path, Path]:
     """A random model of 8 layers, width 512, vocabulary 8,192, and problems for it. It never ends a response by itself."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
     from examples.arithmetic.prepare import write
     from examples.arithmetic.tokenizer import build_tokenizer
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = build_tokenizer()
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

@@ -100,13 +100,9 @@ def choose_device(device: str) -> str:
 
 def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
     """Ids that end a response: those of generation_config.json, else of config.json, and the tokenizer's own."""
-    from transformers import AutoConfig, GenerationConfig
+    from erpo_verl.rollout.vllm import folder_eos_token_ids
 
-    try:
-        found = GenerationConfig.from_pretrained(folder).eos_token_id
-    except OSError:
-        found = AutoConfig.from_pretrained(folder).eos_token_id
-    ids = set(found if isinstance(found, list) else [found]) | {tokenizer.eos_token_id}
+    ids = set(folder_eos_token_ids(folder)) | {tokenizer.eos_token_id}
     ids.discard(None)
     if not ids:
         raise EvaluationError(f"--model {folder}: neither its configuration nor its tokenizer names an end token")

@@ -127,7 +127,7 @@ if [ "${DRY_RUN:-0}" != 0 ]; then
     printf ' \\\n    %q' "${COMMAND[@]:3}"
     printf '\n\n'
 fi
-CHECK=("$PYTHON" -m erpo_verl.verl_plugin.dry_run --gpu-memory-gb "$GPU_MEMORY_GB")
+CHECK=("$PYTHON" -m erpo_verl.recipes.dry_run --gpu-memory-gb "$GPU_MEMORY_GB")
 case "${DRY_RUN:-0}" in
     print) exit ;;
     1) "${CHECK[@]}" "${COMMAND[@]:3}"; exit ;;
@@ -147,8 +147,8 @@ fi
 
 export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics.jsonl"
 # verl's file logger starts its file anew when a run goes on from a checkpoint: what was there is kept, and joined.
-"$PYTHON" -m erpo_verl.verl_plugin.metrics_file keep "$RUN_DIR/metrics.jsonl"
+"$PYTHON" -m erpo_verl.recipes.metrics_file keep "$RUN_DIR/metrics.jsonl"
 status=0
 "${COMMAND[@]}" || status=$?
-"$PYTHON" -m erpo_verl.verl_plugin.metrics_file join "$RUN_DIR/metrics.jsonl"
+"$PYTHON" -m erpo_verl.recipes.metrics_file join "$RUN_DIR/metrics.jsonl"
 exit "$status"

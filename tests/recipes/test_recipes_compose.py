@@ -21,10 +21,10 @@ from omegaconf import OmegaConf
 from recipe_tools import ARMS, MODELS, RECIPES, ROOT, SCRIPTS, clean_environment, command, write_problems
 
 from erpo_verl.config import ErpoConfig
+from erpo_verl.recipes import dry_run, memory
+from erpo_verl.recipes.architectures import find
 from erpo_verl.reports.comparable import NOT_COMPARABLE, issues
 from erpo_verl.reports.runs import read_run
-from erpo_verl.verl_plugin import dry_run, memory
-from erpo_verl.verl_plugin.architectures import find
 from examples.arithmetic.model import build_model
 from examples.arithmetic.tokenizer import build_tokenizer
 

@@ -15,9 +15,9 @@ import torch
 from recipe_tools import SCRIPTS, clean_environment, write_problems
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from erpo_verl.verl_plugin import dry_run
-from erpo_verl.verl_plugin.architectures import KNOWN, find, from_hf
-from erpo_verl.verl_plugin.memory import GIB, Sizes, estimate
+from erpo_verl.recipes import dry_run
+from erpo_verl.recipes.architectures import KNOWN, find, from_hf
+from erpo_verl.recipes.memory import GIB, Sizes, estimate
 
 # Number of parameters that the hub shows for each repository's safetensors.
 ON_THE_CARDS = {

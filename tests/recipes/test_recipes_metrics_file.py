@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from erpo_verl.verl_plugin.metrics_file import join, joined, keep
+from erpo_verl.recipes.metrics_file import join, joined, keep
 
 
 def train(step: int, value: float) -> tuple[int, dict]:
@@ -85,7 +85,7 @@ def test_damage_in_the_middle_is_an_error_and_nothing_is_lost(tmp_path):
 def test_the_command(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(path, [train(1, 1.0)])
-    module = [sys.executable, "-m", "erpo_verl.verl_plugin.metrics_file"]
+    module = [sys.executable, "-m", "erpo_verl.recipes.metrics_file"]
     subprocess.run([*module, "keep", str(path)], check=True, timeout=60)
     assert not path.exists()
     subprocess.run([*module, "join", str(path)], check=True, timeout=60)

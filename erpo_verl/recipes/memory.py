@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from erpo_verl.verl_plugin.architectures import Architecture
+from erpo_verl.recipes.architectures import Architecture
 
 GIB = 1024**3
 BF16, FP32 = 2, 4  # bytes

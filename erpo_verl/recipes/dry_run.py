@@ -1,6 +1,6 @@
 """Check a run of verl before it is started: without a GPU, without Ray, without loading a model.
 
-    python -m erpo_verl.verl_plugin.dry_run [--gpu-memory-gb 80] [--record RUN_DIR] OVERRIDE...
+    python -m erpo_verl.recipes.dry_run [--gpu-memory-gb 80] [--record RUN_DIR] OVERRIDE...
 
 The overrides are those of ``verl.trainer.main_ppo``. They are composed against verl's own configuration, in this
 process; then ERPO's checks, verl's, and those of this file look at the result: files, batch sizes, lengths, and
@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from erpo_verl.config import ErpoConfigError
-from erpo_verl.verl_plugin import architectures, memory
+from erpo_verl.recipes import architectures, memory
 
 COLUMNS = ("data_source", "prompt", "reward_model")
 """What verl's data set and the reward read of a parquet file."""

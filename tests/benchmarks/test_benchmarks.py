@@ -1,0 +1,106 @@
+"""The benchmarks run, compare like with like, and their page says what their figures say. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import advantage, coin, growth, log_probs
+from benchmarks.result import Result, in_turns, quartiles
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_turns_alternate_and_warm_ups_are_not_counted():
+    order: list[str] = []
+    ticks = iter(range(100))
+    seconds = in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, clock=lambda: next(ticks))
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert seconds == {"a": [1, 1], "b": [1, 1]}
+
+
+def test_quartiles_are_those_of_the_values():
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == "3.00 [2.00, 4.00]"
+    assert quartiles([0.5]) == "0.50"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_a_batch_has_the_stated_share_of_valid_tokens(share):
+    batch = advantage.make_batch(512, 512, share)
+    mask = batch["response_mask"]
+    assert mask.float().mean().item() == pytest.approx(share, abs=0.03)
+    assert (mask.sum(1) >= 1).all()
+    assert (batch["token_level_rewards"].sum(1) <= 1).all() and not (batch["token_level_rewards"] * (1 - mask)).any()
+
+
+def test_the_exponent_is_the_slope_in_a_log_log_fit():
+    assert growth.exponent([1.0, 2.0, 4.0, 8.0], [3.0, 6.0, 12.0, 24.0]) == pytest.approx(1.0)
+    assert growth.exponent([1.0, 2.0, 4.0], [5.0, 5.0, 5.0]) == pytest.approx(0.0)
+    assert growth.exponent([1.0, 2.0, 4.0], [1.0, 4.0, 16.0]) == pytest.approx(2.0)
+
+
+def test_half_of_the_coins_groups_are_uniform_and_the_others_are_not():
+    golds = [str(i) for i in range(2000)]
+    uniform = 0
+    for gold in golds:
+        scores = {coin.compute_score("", f"response {k}", gold) for k in range(16)}
+        uniform += len(scores) == 1
+        assert scores <= {0.0, 1.0}
+    assert uniform / len(golds) == pytest.approx(coin.UNIFORM_SHARE, abs=0.05)
+
+
+@pytest.mark.parametrize("arm", ["verl"])
+def test_the_arms_of_log_probs_compute_the_same(arm):
+    pytest.importorskip("verl")
+    torch.manual_seed(1)
+    head, hidden, targets = torch.randn(50, 8), torch.randn(6, 8), torch.randint(0, 50, (6,))
+    for mine, theirs in zip(log_probs.parts("ours")(hidden, head, targets), log_probs.parts(arm)(hidden, head, targets), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_figure_is_kept_beside_the_others_and_the_page_is_made_of_all(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "performance.json"
+    table = Result("Title one", "How.", ["a", "b"], [["1", "2.00 [1.00, 3.00]"]], "The bound.", ("torch",), {"raw": [1]})
+    monkeypatch.setattr(growth, "measure", lambda quick: table)
+    assert command.main(["growth", "--out", str(out)]) == 0
+    monkeypatch.setattr(advantage, "measure", lambda quick: Result("Title two", "How.", ["c"], [["4"]], "None.", ("torch",)))
+    assert command.main(["advantage", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert set(found) == {"growth", "advantage"} and found["growth"]["figures"] == {"raw": [1]}
+    page = out.with_suffix(".md").read_text()
+    assert page.index("## Title two") < page.index("## Title one")  # the page's own order, not that of the runs
+    assert "| 1 | 2.00 [1.00, 3.00] |" in page and f"torch {torch.__version__}" in page and "The bound." in page
+
+
+def test_a_benchmark_that_fails_is_told_and_keeps_the_old_figures(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "performance.json"
+    out.write_text(json.dumps({"growth": {"kept": True}}))
+
+    def broken(quick):
+        raise ZeroDivisionError("injected")
+
+    monkeypatch.setattr(growth, "measure", broken)
+    assert command.main(["growth", "--out", str(out)]) == 1
+    assert "growth (ZeroDivisionError: injected)" in capsys.readouterr().err
+    assert json.loads(out.read_text()) == {"growth": {"kept": True}}
+
+
+def test_an_unknown_benchmark_names_those_that_there_are(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["advantages"])
+    assert "no benchmark advantages; there are advantage, growth" in capsys.readouterr().err
+
+
+def test_a_quick_run_writes_nothing(tmp_path):
+    pytest.importorskip("verl")
+    out = tmp_path / "performance.json"
+    assert command.main(["--quick", "growth", "--out", str(out)]) == 0
+    assert not out.exists()

@@ -9,7 +9,7 @@ ERPO_VENV="${ERPO_VENV:-$ERPO_ROOT/.venv}"
 erpo_find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3.11 python3.12 python3.10 python3 python; do
-        [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
+        if [ -z "$candidate" ] || ! command -v "$candidate" >/dev/null 2>&1; then continue; fi
         if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; then
             command -v "$candidate"
             return

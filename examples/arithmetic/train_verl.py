@@ -14,16 +14,12 @@ from pathlib import Path
 
 from erpo_verl.verl_cpu.launch import RunFailed, launch
 
-# What makes an algorithm, and nothing else. Every arm has the reference policy (at no weight in the loss): ERPO's progress
-# term needs it, and a GRPO run without it would see other random numbers and take less time.
+# What makes an algorithm, and nothing else: the loss is verl's own in each. Every arm has the reference policy (at no weight in
+# the loss): ERPO's progress term needs it, and a GRPO run without it would see other random numbers and take less time.
 ALGORITHMS = {
-    "grpo": ["algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"],
-    "erpo": ["algorithm.adv_estimator=erpo", "actor_rollout_ref.actor.policy_loss.loss_mode=erpo"],
-    "ep_grpo": [
-        "algorithm.adv_estimator=erpo",
-        "+algorithm.erpo.preset=ep_grpo",
-        "actor_rollout_ref.actor.policy_loss.loss_mode=erpo",
-    ],
+    "grpo": ["algorithm.adv_estimator=grpo"],
+    "erpo": ["algorithm.adv_estimator=erpo"],
+    "ep_grpo": ["algorithm.adv_estimator=erpo", "+algorithm.erpo.preset=ep_grpo"],
 }
 
 

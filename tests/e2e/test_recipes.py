@@ -103,7 +103,7 @@ def test_a_pair_of_recipes(variables, tmp_path):
 def test_the_lora_recipe(variables, tmp_path):
     """Adapters are trained, the rollouts have them, and the reference is the model without them."""
     done = subprocess.run(
-        ["bash", str(ROOT / "scripts" / "run_erpo_qwen1.5b_lora.sh"), *OVERRIDES],
+        ["bash", str(ROOT / "scripts" / "run.sh"), "erpo", "qwen1.5b_lora", *OVERRIDES],
         env={**variables, "RUN_DIR": str(tmp_path / "run"), "TOTAL_STEPS": "3", "SAVE_FREQ": "-1", "LR": "3e-3"},
         cwd=tmp_path,
         capture_output=True,

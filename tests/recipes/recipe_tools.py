@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -14,8 +13,7 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
-RECIPES = sorted(SCRIPTS.glob("run_*grpo_*.sh")) + sorted(SCRIPTS.glob("run_erpo_*.sh"))
-MODELS = sorted({re.sub(r"^run_(grpo|erpo|ep_grpo)_", "", path.stem) for path in RECIPES})
+MODELS = sorted(path.stem for path in (SCRIPTS / "recipes").glob("*.sh") if path.stem != "defaults")
 
 ARMS = [
     line.split("|")[0].strip()

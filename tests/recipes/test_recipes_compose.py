@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ import pytest
 pytest.importorskip("verl")
 
 from omegaconf import OmegaConf
-from recipe_tools import ARMS, MODELS, RECIPES, ROOT, SCRIPTS, clean_environment, command, write_problems
+from recipe_tools import ARMS, MODELS, ROOT, SCRIPTS, clean_environment, command, write_problems
 
 from erpo_verl.config import ErpoConfig
 from erpo_verl.recipes import dry_run, memory
@@ -29,13 +31,7 @@ from examples.arithmetic.model import build_model
 from examples.arithmetic.tokenizer import build_tokenizer
 
 DOCS = (ROOT / "docs" / "recipes.md").read_text()
-ALGORITHMS = ("grpo", "erpo", "ep_grpo")
-# All that may differ between the recipes of one model, and what it is in each.
-ALGORITHM_KEYS = {
-    "algorithm.adv_estimator": ("grpo", "erpo", "erpo"),
-    "algorithm.erpo.preset": (None, None, "ep_grpo"),
-    "actor_rollout_ref.actor.policy_loss.loss_mode": ("vanilla", "erpo", "erpo"),
-}
+ALGORITHMS = ("grpo", "erpo")
 NAMED_AFTER_THE_RUN = {
     "trainer.experiment_name",
     "trainer.default_local_dir",
@@ -94,31 +90,59 @@ def card(model: str) -> float:
     return float(done.stdout.split()[0])
 
 
-def test_there_is_a_set_of_recipes_for_each_model():
-    assert {path.name for path in RECIPES} == {f"run_{a}_{m}.sh" for a in ALGORITHMS for m in MODELS}
-    assert {path.stem for path in (SCRIPTS / "recipes").glob("*.sh")} == {*MODELS, "common", "defaults"}
-    assert len(MODELS) >= 10
+def recipe(algorithm: str, model: str, files: dict[str, str]):
+    return composed("run.sh", (algorithm, model), tuple(files.items()))
+
+
+def differences(one: dict[str, object], other: dict[str, object]) -> dict[str, tuple[object, object]]:
+    """Keys in which two runs differ, but for those that carry the run's name."""
+    keys = (one.keys() | other.keys()) - NAMED_AFTER_THE_RUN
+    return {key: (one.get(key), other.get(key)) for key in keys if repr(one.get(key)) != repr(other.get(key))}
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_recipes_of_a_model_differ_in_the_algorithm_alone(model, files):
-    settings = [
-        flat(composed(f"run_{algorithm}_{model}.sh", variables=tuple(files.items()))) for algorithm in ALGORITHMS
-    ]
-    keys = set().union(*settings)
-    different = {key for key in keys if len({repr(s.get(key)) for s in settings}) > 1}
-    assert different - NAMED_AFTER_THE_RUN == set(ALGORITHM_KEYS)
-    for key, values in ALGORITHM_KEYS.items():
-        assert tuple(s.get(key) for s in settings) == values
-    names = [s["trainer.experiment_name"] for s in settings]
-    assert names == [f"{algorithm}_{model}-s1" for algorithm in ALGORITHMS]
+def test_a_pair_differs_in_the_estimator_alone(model, files):
+    grpo, erpo = (flat(recipe(algorithm, model, files)) for algorithm in ALGORITHMS)
+    assert differences(grpo, erpo) == {"algorithm.adv_estimator": ("grpo", "erpo")}
+    assert [s["trainer.experiment_name"] for s in (grpo, erpo)] == [f"grpo_{model}-s1", f"erpo_{model}-s1"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_named_recipes_are_run_sh(algorithm, files):
+    named = command(f"run_{algorithm}_qwen7b.sh", "data.seed=9", **files)
+    assert named == command("run.sh", algorithm, "qwen7b", "data.seed=9", **files)
+
+
+def test_any_registered_estimator_has_recipes_and_no_other(files):
+    problems, _ = dry_run.check(recipe("rloo", "qwen1.5b", files), 80)
+    assert problems == []
+    problems, _ = dry_run.check(recipe("erop", "qwen1.5b", files), 80)
+    (problem,) = problems
+    assert "algorithm.adv_estimator=erop: not registered; the nearest is erpo" in problem
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("erpo", "qwen9b"), "no model 'qwen9b'; the models: qwen1.5b"),
+        (("erpo", "defaults"), "no model 'defaults'"),
+        (("erpo", "../sweep"), "no model '../sweep'"),
+        (("erpo",), "bash scripts/run.sh ALGORITHM MODEL"),
+        (("erpo", "data.seed=1"), "bash scripts/run.sh ALGORITHM MODEL"),
+    ],
+)
+def test_a_call_that_names_no_recipe(arguments, expected):
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "run.sh"), *arguments], env=clean_environment(DRY_RUN="print"), capture_output=True, text=True
+    )
+    assert done.returncode == 2 and expected in done.stderr and done.stdout == ""
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_recipes_fit_the_gpus_that_they_name(model, files):
     """With the sizes of the real model, from the table; only the problems are stand-ins."""
     stand_in = {name: value for name, value in files.items() if name != "MODEL_PATH"}
-    config = composed(f"run_erpo_{model}.sh", variables=tuple(stand_in.items()))
+    config = recipe("erpo", model, stand_in)
     problems, notes = dry_run.check(config, card(model))
     assert problems == []
     (table,) = notes
@@ -128,7 +152,7 @@ def test_recipes_fit_the_gpus_that_they_name(model, files):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_docs_have_each_recipe_with_its_sizes_and_its_estimate(model, files):
     stand_in = {name: value for name, value in files.items() if name != "MODEL_PATH"}
-    config = composed(f"run_erpo_{model}.sh", variables=tuple(stand_in.items()))
+    config = recipe("erpo", model, stand_in)
     (row,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{model}` |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     data, role = config.data, config.actor_rollout_ref
@@ -145,7 +169,7 @@ def test_the_docs_name_the_variables_that_there_are():
     section = DOCS[DOCS.index("| variable | default | meaning |") : DOCS.index("W&B: `WANDB_MODE`")]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([A-Z][A-Z_]+)`", row)}
-    text = "".join(path.read_text() for path in (SCRIPTS / "recipes").glob("*.sh"))
+    text = "".join(path.read_text() for path in [SCRIPTS / "run.sh", *(SCRIPTS / "recipes").glob("*.sh")])
     used = set(re.findall(r"\$\{([A-Z][A-Z_]+):-", text)) - {
         "HOME",
         "NETRC",
@@ -156,9 +180,10 @@ def test_the_docs_name_the_variables_that_there_are():
     assert named == used
 
 
-@pytest.mark.parametrize("script", [path.name for path in RECIPES])
-def test_every_recipe_passes_with_a_model_on_the_disk(script, files):
-    problems, notes = dry_run.check(composed(script, variables=tuple(files.items())), 80)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_recipe_passes_with_a_model_on_the_disk(algorithm, model, files):
+    problems, notes = dry_run.check(recipe(algorithm, model, files), 80)
     assert problems == []
     assert "Memory of one GPU of 80 GiB" in notes[0]
 
@@ -169,17 +194,26 @@ def test_every_arm_composes_and_passes(arm, files):
     assert problems == []
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_differs_from_grpo_in_the_algorithm_alone(arm, files):
+    """... or in the loss, where its line says so."""
+    grpo = flat(recipe("grpo", "qwen1.5b", files))
+    keys = differences(grpo, flat(composed("run_ablation.sh", (arm, "qwen1.5b"), tuple(files.items()))))
+    others = {key for key in keys if not key.startswith("algorithm.")}
+    (line,) = (line for line in (SCRIPTS / "ablations.txt").read_text().splitlines() if line.split("|")[0].strip() == arm)
+    assert all(key.startswith("actor_rollout_ref.actor.policy_loss.") and f"{key}=" in line for key in others)
+
+
 def test_arms_are_erpo_and_what_their_line_says(files):
-    erpo = flat(composed("run_erpo_qwen1.5b.sh", variables=tuple(files.items())))
+    erpo = flat(recipe("erpo", "qwen1.5b", files))
     for arm, expected in {
         "erpo": {"algorithm.erpo.preset": "erpo"},
         "gate_mean_one_only": {"algorithm.erpo.gate.normalize": "mean_one", "algorithm.erpo.progress.enable": False},
         "decay_200": {"algorithm.erpo.progress.decay_steps": 200},
-        "grpo": {"algorithm.adv_estimator": "grpo", "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"},
+        "grpo": {"algorithm.adv_estimator": "grpo"},
     }.items():
         settings = flat(composed("run_ablation.sh", (arm, "qwen1.5b"), tuple(files.items())))
-        different = {k: v for k, v in settings.items() if k not in NAMED_AFTER_THE_RUN and erpo.get(k) != v}
-        assert different == expected, arm
+        assert {key: new for key, (_, new) in differences(erpo, settings).items()} == expected, arm
 
 
 def test_every_setting_of_erpo_has_an_arm():
@@ -202,7 +236,7 @@ def test_the_record_of_a_pair_says_that_it_may_be_compared(files, tmp_path):
             runs.append(read_run(folder))
     record = json.loads((tmp_path / "erpo-s2" / "run.json").read_text())
     assert (record["engine"], record["arm"], record["seed"]) == ("verl", "erpo_qwen7b", 2)
-    assert record["config"]["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"] == "erpo"
+    assert record["config"]["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"] == "vanilla"
     assert record["config"]["data"]["val_files"] == files["VAL_FILES"].split(",")
     assert record["model"]["sha256"] and all(entry["sha256"] for entry in record["data"])
     assert [issue.text for issue in issues(runs) if issue.level == NOT_COMPARABLE] == []
@@ -230,21 +264,22 @@ def test_environment_and_arguments_win(files):
 
 
 def test_no_secret_is_named():
-    for path in [*SCRIPTS.glob("*.sh"), *(SCRIPTS / "recipes").glob("*.sh")]:
+    for path in SHELL:
         text = path.read_text()
         assert "_KEY=" not in text and "TOKEN=" not in text and "wandb login" not in text, path
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS.glob("*.sh"), *(SCRIPTS / "recipes").glob("*.sh")], ids=lambda p: p.name)
+SHELL = sorted([*SCRIPTS.glob("*.sh"), *(SCRIPTS / "recipes").glob("*.sh"), *ROOT.glob("examples/*/*.sh"), ROOT / ".ci" / "run"])
+SHELLCHECK = shutil.which("shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda p: p.name)
 def test_bash_reads_it(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
 def test_shellcheck():
-    scripts = [*SCRIPTS.glob("run_*.sh"), SCRIPTS / "sweep.sh"]
-    # SC1091: sourced files by a computed name. SC2034: arrays and variables that the sourced file reads.
-    done = subprocess.run(
-        ["shellcheck", "-s", "bash", "-e", "SC1091,SC2034", *map(str, scripts)], capture_output=True, text=True
-    )
+    # SC1091: files that are sourced by a computed name. SC2034: what a model's recipe sets is read by the script that sources it.
+    done = subprocess.run([SHELLCHECK, "-s", "bash", "-e", "SC1091,SC2034", *map(str, SHELL)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

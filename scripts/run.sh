@@ -1,14 +1,37 @@
-# What all recipes have in common: verl's settings by section, the check, the start. Sourced by
-# run_<algorithm>_<model>.sh, after the model's block (recipes/<model>.sh) and the array ALGORITHM. Each variable can
-# be set from the environment.
+#!/usr/bin/env bash
+# A recipe: one algorithm on one model, with verl. Read from top to bottom: recipes/MODEL.sh has what is the
+# model's own, recipes/defaults.sh all other sizes and rates, this file verl's settings by section, the check, the start.
+#   bash scripts/run.sh ALGORITHM MODEL [overrides of verl]     as: bash scripts/run.sh erpo qwen7b
+#   ALGORITHM   what verl calls algorithm.adv_estimator: erpo, grpo, or any other that is registered, own ones too
+#   MODEL       a file of recipes/: qwen1.5b, qwen7b, qwen7b_lora, r1_7b, ...
+# What recipes set from variables can be set from the environment:
 #   DRY_RUN=1         print the command, check it, estimate the memory; needs no GPU, loads no model (print: only print)
 #   SKIP_CHECK=1      start without the check
 #   RUN_DIR=...       where metrics.jsonl, checkpoints and W&B's files go
 #   TOTAL_STEPS=300   SEED=1   NNODES=1   GPUS=8 (of a node)   GPU_MEMORY_GB=80 (of a GPU, for the check)
+set -euo pipefail
+RECIPES="$(cd "$(dirname "${BASH_SOURCE[0]}")/recipes" && pwd)"
+
+if [ $# -lt 2 ] || [[ "$1" = *=* || "$2" = *=* ]]; then
+    sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+fi
+ALGORITHM="$1" MODEL_NAME="$2"
+shift 2
+if [[ "$MODEL_NAME" = */* || "$MODEL_NAME" = defaults || ! -f "$RECIPES/$MODEL_NAME.sh" ]]; then
+    models=" $(cd "$RECIPES" && printf '%s ' *.sh)"
+    models="${models// defaults.sh/}"
+    echo "no model '$MODEL_NAME'; the models:${models//.sh/}" >&2
+    exit 2
+fi
+# shellcheck source=/dev/null
+source "$RECIPES/$MODEL_NAME.sh"
+# shellcheck source=/dev/null
+source "$RECIPES/defaults.sh"
 
 PYTHON="${PYTHON:-python3}"
 SEED="${SEED:-1}"
-EXPERIMENT="${EXPERIMENT:-$RECIPE-s$SEED}"
+EXPERIMENT="${EXPERIMENT:-${ALGORITHM}_$MODEL_NAME-s$SEED}"
 RUN_DIR="${RUN_DIR:-$PWD/outputs/recipes/$EXPERIMENT}"
 
 # Problems: `erpo prepare` makes these files (docs/recipes.md). Several files: separated by commas.
@@ -52,10 +75,12 @@ ACTOR=(
     actor_rollout_ref.actor.ppo_mini_batch_size="$MINI_BATCH_SIZE"
     actor_rollout_ref.actor.use_dynamic_bsz=true
     actor_rollout_ref.actor.ppo_max_token_len_per_gpu="$UPDATE_TOKENS_PER_GPU"
+    # The same loss whatever the method is: two recipes of a model differ in the estimator alone.
+    actor_rollout_ref.actor.policy_loss.loss_mode=vanilla
     actor_rollout_ref.actor.loss_agg_mode=token-mean
     # Entropies in float32, some thousand tokens at a time: the gate reads them.
     actor_rollout_ref.actor.entropy_from_logits_with_chunking=true
-    # Every algorithm has the reference policy, at no weight in the loss: ERPO's progress term compares with it, and a
+    # Every method has the reference policy, at no weight in the loss: ERPO's progress term compares with it, and a
     # GRPO run without one would take less time and memory.
     actor_rollout_ref.actor.use_kl_loss=true
     actor_rollout_ref.actor.kl_loss_coef="$KL_COEF"
@@ -117,7 +142,7 @@ TRAINER=(
 COMMAND=(
     "$PYTHON" -m verl.trainer.main_ppo
     "${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${REF[@]}" "${REWARD[@]}" "${TRAINER[@]}"
-    "${ALGORITHM[@]}"
+    algorithm.adv_estimator="$ALGORITHM"
     "$@"
 )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erpo_verl.data.source import PrepareError
+from erpo_verl.rows import RowError, as_text, struct
 
 PROBLEM = ("extra_info.problem", "problem", "question", "prompt")
 TRAIN, TEST = {"train": "train"}, {"test": "test"}
@@ -152,13 +153,14 @@ def _custom(columns: str | None) -> ProblemSet:
 
 
 def lookup(row: Mapping[str, Any], path: str) -> Any:
-    """What stands in a row under a dotted path, None where there is nothing."""
+    """What stands in a row under a dotted path, None where there is nothing. Structs may be JSON text; bytes are read as text."""
     value: Any = row
-    for name in path.split("."):
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(name)
-    return value
+    try:
+        for name in path.split("."):
+            value = (value if isinstance(value, Mapping) else struct(value, name)).get(name)
+        return as_text(value, path)
+    except RowError:
+        return None
 
 
 def first_text(row: Mapping[str, Any], paths: Sequence[str]) -> tuple[str, bool]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from erpo_verl.evaluation.rewording import ORIGINAL, reword
 from erpo_verl.reward import gold_answers
+from erpo_verl.rows import RewardRow, RowError, read_file, reward_rows
 
 
 class EvaluationError(ValueError):
@@ -60,10 +61,14 @@ def read_problems(files: Sequence[Path], limit: int | None = None) -> tuple[list
     found: dict[str, tuple[Problem, str]] = {}
     repeated = 0
     for file in files:
-        rows = _read_rows(file)
-        for number, row in enumerate(rows[:limit] if limit else rows):
+        try:
+            rows = read_file(file, ("data_source", "prompt", "reward_model"))[:limit]
+            rewards = list(reward_rows(rows, file))
+        except RowError as error:
+            raise EvaluationError(f"--data {error}") from None
+        for number, (row, reward) in enumerate(zip(rows, rewards, strict=True)):
             where = f"{file}, row {number}"
-            problem = _problem(row, where)
+            problem = _problem(row["prompt"], reward, where)
             known = found.setdefault(problem.id, (problem, where))
             if known[1] == where:
                 continue
@@ -75,49 +80,23 @@ def read_problems(files: Sequence[Path], limit: int | None = None) -> tuple[list
     return [problem for problem, _ in found.values()], repeated
 
 
-def _read_rows(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        raise EvaluationError(f"--data {file}: no such file")
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(file)
-    except Exception as error:  # pyarrow's errors have no common base
-        raise EvaluationError(f"--data {file}: not readable as parquet: {error}") from None
-    missing = [name for name in ("data_source", "prompt", "reward_model") if name not in table.column_names]
-    if missing:
-        raise EvaluationError(
-            f"--data {file}: no column {' or '.join(map(repr, missing))}; it has {', '.join(table.column_names)} "
-            "(`erpo prepare` writes files in the right schema)"
-        )
-    if not table.num_rows:
-        raise EvaluationError(f"--data {file}: no rows")
-    return table.to_pylist()
-
-
-def _problem(row: Mapping[str, Any], where: str) -> Problem:
-    messages, reward = row["prompt"], row["reward_model"]
+def _problem(messages: Any, reward: RewardRow, where: str) -> Problem:
     if not isinstance(messages, list) or not messages:
         raise EvaluationError(f"{where}: prompt must be a list of chat messages")
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
             raise EvaluationError(f"{where}: prompt must hold messages with role and content")
-    if not isinstance(row["data_source"], str) or not row["data_source"]:
-        raise EvaluationError(f"{where}: data_source must be text")
-    gold = reward.get("ground_truth") if isinstance(reward, dict) else None
-    if not any(text.strip() for text in gold_answers(gold)):
+    if not any(text.strip() for text in gold_answers(reward.gold)):
         raise EvaluationError(f"{where}: reward_model.ground_truth is empty; `erpo prepare` drops such rows")
-    info = row.get("extra_info") or {}
-    level = info.get("level", row.get("level"))
     messages = [{"role": str(m["role"]), "content": m["content"]} for m in messages]
-    digest = hashlib.sha256(json.dumps([messages, gold_answers(gold)], sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps([messages, gold_answers(reward.gold)], sort_keys=True).encode()).hexdigest()[:12]
     return Problem(
-        id=str(info.get("id") or f"{row['data_source']}/{digest}"),
-        source=row["data_source"],
+        id=reward.id or f"{reward.data_source}/{digest}",
+        source=reward.data_source,
         messages=messages,
-        gold=gold,
-        level=None if level is None else str(level),
-        extra_info=dict(info),
+        gold=reward.gold,
+        level=reward.level,
+        extra_info=reward.extra_info,
     )
 
 

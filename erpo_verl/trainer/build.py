@@ -69,7 +69,7 @@ def _table(data: DictConfig, files: Any, limit: int) -> Table:
 def _prompts(table: Table, tokenizer: PreTrainedTokenizerBase, data: DictConfig) -> tuple[list[Prompt], int]:
     return tokenize(
         table, tokenizer, max_length=data.max_prompt_length, filter_overlong=data.filter_overlong_prompts, truncation=data.truncation,
-        prompt_key=data.prompt_key, source_key=data.reward_fn_key, template=OmegaConf.to_container(data.apply_chat_template_kwargs),
+        prompt_key=data.prompt_key, template=OmegaConf.to_container(data.apply_chat_template_kwargs),
     )  # fmt: skip
 
 

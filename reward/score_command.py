@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from erpo_verl.runs.files import whole
+
 from .config import RewardConfig, RewardConfigError
 from .judge import MathJudge
 from .pool import RewardSetupError
@@ -52,14 +54,12 @@ def run(args: argparse.Namespace) -> int:
         if os.path.exists(args.output) and os.path.samefile(args.input, args.output):
             raise OSError("the output would overwrite the input")
         size = os.path.getsize(args.input)
-        # A partial file never stands where a whole one is expected.
-        partial = args.output + ".partial"
         with (
             open(args.input, encoding="utf-8", errors="replace") as source,
+            whole(args.output) as partial,
             open(partial, "w", encoding="utf-8") as out,
         ):
             bad = _score_file(judge, source, out, args, size)
-        os.replace(partial, args.output)
     except (OSError, RewardConfigError, RewardSetupError) as error:
         print(f"erpo score: {error}", file=sys.stderr)
         return 2

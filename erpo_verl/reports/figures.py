@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from erpo_verl.reports.curves import FrontPoint, Line, front, panels
-from erpo_verl.reports.files import write_whole
 from erpo_verl.reports.metrics import TOKENS, Panel
 from erpo_verl.reports.svg import number
 from erpo_verl.reports.words import Report
+from erpo_verl.runs.files import write_whole
 
 # Told apart by colour-blind readers too, on white and on black; the first arm, which the others are compared with, is grey.
 COLOURS = ("#6b6b6b", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#56b4e9", "#7a4fa3")

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from erpo_verl.reports.document import data, document, template, text
-from erpo_verl.reports.files import write_whole
 from erpo_verl.reports.pieces import is_byte_level, readable
-from erpo_verl.reports.rollouts import NUMBERS, RolloutsError
 from erpo_verl.reports.selection import Group, Selection, is_right, parse_rows, select
+from erpo_verl.runs.files import write_whole
+from erpo_verl.runs.rollouts import NUMBERS, RolloutsError
 
 # column -> (button, whether it has a sign, meaning)
 MODES = {

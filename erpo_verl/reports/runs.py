@@ -6,9 +6,7 @@ Accelerate engine write it. Arm and seed are those of ``run.json``, else those i
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from erpo_verl.reports.metrics import ACCURACY, TOKENS
-from erpo_verl.reports.record import read_record
 from erpo_verl.reports.wandb_files import find_files, read_offline_run
-
-_NAMED = re.compile(r"(?P<arm>.+)-s(?P<seed>\d+)")
+from erpo_verl.runs.metrics import METRICS, read_metrics
+from erpo_verl.runs.names import arm_and_seed, run_name
+from erpo_verl.runs.record import read_record
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Run:
     @property
     def label(self) -> str:
         """``arm-s1``, or the arm where there is no seed."""
-        return self.arm if self.seed is None else f"{self.arm}-s{self.seed}"
+        return run_name(self.arm, self.seed)
 
     @property
     def last_step(self) -> int:
@@ -83,10 +81,10 @@ def read_run(path: Path) -> Run:
         ValueError: there is nothing to read, a line is not as expected (named with its number), or there are no metrics.
     """
     path = Path(path)
-    metrics = path if path.suffix == ".jsonl" else path / "metrics.jsonl"
+    metrics = path if path.suffix == ".jsonl" else path / METRICS
     if metrics.is_file():
         folder = metrics.parent
-        run = _with_steps(Run(folder, folder.resolve().name, None, {}), _lines(metrics))
+        run = _with_steps(Run(folder, folder.resolve().name, None, {}), read_metrics(metrics))
         record = read_record(folder)
     elif offline := find_files(path):
         found = read_offline_run(offline)
@@ -101,26 +99,11 @@ def read_run(path: Path) -> Run:
         raise ValueError(f"{path} has no metrics.jsonl, and no W&B run (wandb/offline-run-*/*.wandb): is it the folder of a finished run?")
     if not run.series:
         raise ValueError(f"{metrics if metrics.is_file() else path} holds no metrics")
-    match = _NAMED.fullmatch(run.arm)
-    if match:
-        run = replace(run, arm=match["arm"], seed=int(match["seed"]))
+    arm, seed = arm_and_seed(run.arm)
+    run = replace(run, arm=arm, seed=seed)
     if record and "arm" in record:
         run = replace(run, arm=record["arm"], seed=record["seed"])
     return replace(run, record=record or {})
-
-
-def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            yield int(entry["step"]), dict(entry["data"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # no newline yet: the run is still writing, or was stopped while it wrote
-                return
-            raise ValueError(f'{path}, line {number}: not {{"step": ..., "data": {{...}}}}: {error}') from None
 
 
 def _with_steps(run: Run, lines: Iterable[tuple[int, dict[str, Any]]]) -> Run:

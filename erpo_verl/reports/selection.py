@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from erpo_verl.reports.rollouts import RolloutsError, read_head, read_rows
+from erpo_verl.runs.rollouts import RolloutsError, read_head, read_rows
 
 MAX_TOKENS = 40_000
 """Tokens on a page; a browser scrolls this many smoothly."""

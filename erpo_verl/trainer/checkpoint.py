@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from erpo_verl.runs.files import flush, partial_path, remove_partials, write_whole
+
 _FOLDER = re.compile(r"global_step_(\d+)")
-PARTIAL = ".partial-"
 LATEST = "latest_checkpointed_iteration.txt"  # verl's name; for people and other tools, never relied on
 MANIFEST = "manifest.json"
 _HINT = "choose another checkpoint with trainer.resume_mode=resume_path trainer.resume_from_path=..."
@@ -46,7 +47,7 @@ def save(
         CheckpointError: the disk is full, or not writable. Older checkpoints are as they were.
     """
     target = run / f"global_step_{step}"
-    partial = run / f".{target.name}{PARTIAL}{os.getpid()}"
+    partial = partial_path(target)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -57,12 +58,12 @@ def save(
         sizes = {str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()}
         (partial / MANIFEST).write_text(json.dumps({"step": step, "files": sizes}, indent=1) + "\n")
         for file in partial.rglob("*"):
-            _sync(file)
+            flush(file)
         if target.exists():  # of an earlier try that went another way
             shutil.rmtree(target)
         os.rename(partial, target)
-        _sync(run)
-        _write(run / LATEST, f"{step}\n")
+        flush(run)
+        write_whole(run / LATEST, f"{step}\n")
     except Exception as error:  # a full disk is an OSError, from torch.save a RuntimeError, from safetensors an error of its own
         shutil.rmtree(partial, ignore_errors=True)
         older = [number for number in steps(run) if number != step]
@@ -72,20 +73,6 @@ def save(
         for old in steps(run)[:-keep]:
             shutil.rmtree(run / f"global_step_{old}", ignore_errors=True)
     return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def set_aside(path: Path, *, copy: bool = False) -> Path:
@@ -119,10 +106,8 @@ def steps(run: Path) -> list[int]:
 
 
 def clean(run: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for entry in run.iterdir() if run.is_dir() else ():
-        if entry.name.startswith(".") and PARTIAL in entry.name:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    """Remove what a killed process left half-written. A run's folder is one process's: whoever has the id of the killed one now is another."""
+    remove_partials(run, of_living=True)
 
 
 def find(run: Path, mode: str, path: str | None) -> Path | None:

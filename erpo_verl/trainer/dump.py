@@ -9,8 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from erpo_verl.advantage import ErpoTokens
-from erpo_verl.reports.rollouts import write_rollouts
 from erpo_verl.reward import Reason
+from erpo_verl.runs.rollouts import write_rollouts
 from erpo_verl.trainer.batch import Batch
 
 # Column of the file -> field of ErpoTokens. The other per-token columns come from the batch.

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from erpo_verl.trainer.checkpoint import PARTIAL, CheckpointError, set_aside
+from erpo_verl.runs.files import partial_path
+from erpo_verl.runs.versions import version
+from erpo_verl.trainer.checkpoint import CheckpointError, set_aside
 
 # What decides a run, in the order of the card's table.
 _TOLD = (
@@ -46,7 +47,7 @@ def replace_model(folder: Path, *arguments: Any, keep_old: bool = False) -> Path
     Raises:
         CheckpointError: it cannot be written. An older one is as it was.
     """
-    partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
+    partial = partial_path(folder)
     try:
         partial.mkdir(parents=True)
         write_model(partial, *arguments)
@@ -70,7 +71,7 @@ def card(settings: DictConfig, step: int, metrics: Mapping[str, float]) -> str:
         f"# {settings.trainer.experiment_name}",
         "",
         f"`{base}`, trained for {step} steps with {'ERPO (Entropy-Regulated Policy Optimization, arXiv 2603.28204)' if algorithm == 'erpo' else 'GRPO'}"
-        f" by erpo-verl {_version('erpo-verl')}'s Accelerate engine.",
+        f" by erpo-verl {version('erpo-verl')}'s Accelerate engine.",
         "",
         "| setting | value |",
         "|---|---|",
@@ -84,13 +85,6 @@ def card(settings: DictConfig, step: int, metrics: Mapping[str, float]) -> str:
     told = {name: value for name, value in metrics.items() if name.startswith("val-core/") or name == "critic/score/mean"}
     if told:
         lines += ["| last measured | value |", "|---|---|", *(f"| `{name}` | {value:.4f} |" for name, value in told.items()), ""]
-    packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers", "accelerate"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
     lines += [f"Versions: {packages}.", ""]
     return "\n".join(lines)
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "(not installed)"

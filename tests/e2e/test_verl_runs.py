@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import assert_erpo_metrics, read
 
-from erpo_verl.reports.record import read_record
 from erpo_verl.reports.wandb_files import find_files, read_offline_run
+from erpo_verl.runs.record import read_record
 from erpo_verl.verl_cpu.launch import RunFailed, launch
 
 HERE = Path(__file__).parent

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from erpo_verl.reports.record import write_record
-from erpo_verl.reports.rollouts import write_rollouts
+from runs_rows import row
+
+from erpo_verl.runs.record import write_record
+from erpo_verl.runs.rollouts import write_rollouts
+from erpo_verl.runs.versions import version
 
 ACC = "val-core/arithmetic/acc/mean@2"
 
@@ -47,24 +50,8 @@ def record(folder: Path, root: Path, *, arm: str, seed: int, data: str = "proble
     settings = {"algorithm": {"adv_estimator": arm}, "data": {"seed": seed, "train_batch_size": 16}, **config}
     write_record(
         folder, engine=engine, arm=arm, seed=seed, config=settings, data_files={"train": [str(train)], "val": None},
-        model_path=start, packages=("numpy", "no-such-package"),
+        model_path=start, versions={"numpy": version("numpy"), "no-such-package": None},
     )  # fmt: skip
-
-
-def row(uid: str = "u", sample: int = 0, right: bool = True, tokens=("a", "b"), **values) -> dict:
-    """A response of the rollouts file, with numbers for each token."""
-    n = len(tokens)
-    numbers = {
-        "entropy": [0.5 * i for i in range(n)], "z": [float(i) - 0.5 for i in range(n)], "gate": [0.25] * n, "progress": [0.0] * n,
-        "progress_normalised": [-1.0] * n, "advantage": [0.5 if right else -0.5] * n, "old_log_prob": [-1.0] * n,
-        "ref_log_prob": [-1.25] * n,
-    }  # fmt: skip
-    return {
-        "step": 3, "uid": uid, "sample": sample, "data_source": "arithmetic", "prompt": "1+1=", "response": "".join(tokens), "gold": "2",
-        "score": float(right), "acc": float(right), "reason": "", "pred": "2" if right else "3", "length": n, "finished": True,
-        "outcome_advantage": 1.0 if right else -1.0, "token_ids": list(range(n)), "tokens": list(tokens), "bucket": [0] * n,
-        **numbers, **values,
-    }  # fmt: skip
 
 
 HOSTILE = [

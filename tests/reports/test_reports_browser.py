@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 from reports_browser import CHROMIUM, Browser
-from reports_runs import hostile_rollouts, row, two_arms
+from reports_runs import hostile_rollouts, two_arms
+from runs_rows import row
 
 from erpo_verl.reports.compare import read_report
 from erpo_verl.reports.inspection import page as inspection_page
 from erpo_verl.reports.page import page as comparison_page
-from erpo_verl.reports.rollouts import write_rollouts
 from erpo_verl.reports.selection import select
+from erpo_verl.runs.rollouts import write_rollouts
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),

@@ -8,13 +8,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from reports_runs import HOSTILE, hostile_rollouts, row
+from reports_runs import HOSTILE, hostile_rollouts
+from runs_rows import row
 
 from erpo_verl import cli
 from erpo_verl.reports.inspection import page
 from erpo_verl.reports.pieces import is_byte_level, readable
-from erpo_verl.reports.rollouts import RolloutsError, write_rollouts
 from erpo_verl.reports.selection import parse_rows, select
+from erpo_verl.runs.rollouts import RolloutsError, write_rollouts
 
 
 class Page(HTMLParser):

@@ -34,7 +34,7 @@ def test_rows_keep_their_order_and_fields(tmp_path, capsys):
         assert set(KEYS) <= set(row)
         assert row["acc"] == float(row["k"] % 7 == row["k"] % 5)
     assert "700 rows" in capsys.readouterr().err
-    assert not (tmp_path / "out.jsonl.partial").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
 def test_bad_rows_are_reported_and_scored_zero(tmp_path, capsys):

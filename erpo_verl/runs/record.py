@@ -16,13 +16,12 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from erpo_verl.reports.files import write_whole
+from erpo_verl.runs.files import write_whole
 
 RECORD = "run.json"
 
@@ -42,7 +41,7 @@ def write_record(
     config: Mapping[str, Any],
     data_files: Mapping[str, Sequence[str] | str | None],
     model_path: str | os.PathLike[str],
-    packages: Iterable[str],
+    versions: Mapping[str, str | None],
 ) -> Path:
     """Write ``folder/run.json``, whole or not at all; returns its path. An older one is replaced.
 
@@ -54,7 +53,7 @@ def write_record(
         config: the run's settings, nested, of plain values (others are written as text).
         data_files: paths by split, ``{"train": [...], "val": [...]}``; a missing file is recorded without a hash.
         model_path: folder of the start policy, or its name on the hub.
-        packages: distributions whose versions are recorded; None for one that is not installed.
+        versions: of the distributions that it computes with, from `versions.versions`.
 
     Raises:
         ValueError: ``engine`` or ``arm`` is empty.
@@ -69,7 +68,7 @@ def write_record(
         "config": dict(config),
         "data": [{"split": split, **_data_file(Path(path))} for split, paths in data_files.items() for path in _listed(paths)],
         "model": _model(os.fspath(model_path)),
-        "versions": {name: _version(name) for name in packages},
+        "versions": dict(versions),
         "python": platform.python_version(),
         "machine": _machine(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -169,13 +168,6 @@ def _hub_revision(name: str) -> str | None:
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     ref = cache / f"models--{name.replace('/', '--')}" / "refs" / "main"
     return ref.read_text().strip() if ref.is_file() else None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _machine() -> dict[str, Any]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erpo_verl.runs.files import whole
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -54,7 +56,7 @@ def write_rollouts(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    path, columns = Path(path), schema()
+    columns = schema()
     for i, row in enumerate(rows):
         if unknown := set(row) - set(columns.names):
             raise RolloutsError(f"row {i}: unknown column {sorted(unknown)[0]!r}; known are {', '.join(columns.names)}")
@@ -69,14 +71,9 @@ def write_rollouts(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any
         except UnicodeEncodeError as error:
             raise RolloutsError(f"column {field.name!r}: a text that is not Unicode ({error.reason})") from None
     table = pa.Table.from_arrays(arrays, schema=columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with whole(path) as partial:
         parquet.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def read_head(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from reports_runs import row
+from runs_rows import row
 
-from erpo_verl.reports.rollouts import RolloutsError, read_head, read_rows, schema, write_rollouts
+from erpo_verl.runs.rollouts import RolloutsError, read_head, read_rows, schema, write_rollouts
 
 
 def test_round_trip(tmp_path):

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from erpo_verl.reports.record import RECORD, read_record, write_record
+from erpo_verl.runs.record import RECORD, read_record, write_record
+from erpo_verl.runs.versions import version
 from erpo_verl.verl_cpu.launch import settings_of
 
 
 def write(folder, **changes):
     given = {
         "engine": "accelerate", "arm": "erpo", "seed": 3, "config": {"a": {"b": None}}, "data_files": {}, "model_path": "none",
-        "packages": (),
+        "versions": {},
     }  # fmt: skip
     return write_record(folder, **{**given, **changes})
 
@@ -33,7 +34,7 @@ def test_contents(tmp_path):
     (model / "config.json").write_text("{}")
     (model / "notes.md").write_text("does not count")
     path = write(
-        tmp_path, data_files={"train": [str(table)], "val": str(lines), "test": None}, model_path=model, packages=("numpy", "no-such-package")
+        tmp_path, data_files={"train": [str(table)], "val": str(lines), "test": None}, model_path=model, versions={"numpy": version("numpy"), "no-such-package": version("no-such-package")}
     )
     found = read_record(tmp_path)
     assert found == json.loads(path.read_text()) and path.name == RECORD
@@ -62,7 +63,7 @@ def test_other_weights_are_another_model(tmp_path):
 
 
 def test_large_weights_are_hashed_by_samples(tmp_path, monkeypatch):
-    from erpo_verl.reports import record
+    from erpo_verl.runs import record
 
     monkeypatch.setattr(record, "_WHOLE_UP_TO", 10)
     monkeypatch.setattr(record, "_BLOCK", 4)

@@ -104,3 +104,30 @@ def test_a_quick_run_writes_nothing(tmp_path):
     out = tmp_path / "performance.json"
     assert command.main(["--quick", "growth", "--out", str(out)]) == 0
     assert not out.exists()
+
+
+def test_the_gpu_check_goes_on_where_a_part_fails(tmp_path, monkeypatch, capsys):
+    from benchmarks import gpu_check
+
+    def broken(check):
+        raise ZeroDivisionError("injected")
+
+    monkeypatch.setitem(gpu_check.PARTS, "tests", broken)
+    arguments = ["--device", "cpu", "--small", "--out", str(tmp_path), "--parts", "tests", "same_steps", "core", "engine"]
+    assert gpu_check.main(arguments) == 1
+    parts = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
+    assert parts["tests"]["failed"] == "ZeroDivisionError: injected"
+    assert parts["same_steps"]["weights"] == 0.0  # the CPU beside itself, on replayed responses
+    assert set(parts["same_steps"]["largest relative difference"].values()) == {0.0}
+    assert len(parts["core"]["rows"]) == 3 and len(parts["engine"]["rows"]) == 2
+    assert "ZeroDivisionError" in (tmp_path / "gpu_check.md").read_text()
+
+
+def test_without_a_gpu_the_check_says_so_at_once(tmp_path, capsys):
+    from benchmarks import gpu_check
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--out", str(tmp_path / "none")])
+    assert "torch finds no GPU here" in capsys.readouterr().err and not (tmp_path / "none").exists()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import comb, factorial
+from math import comb, factorial, nan
 from typing import Any
 
 import numpy as np
@@ -302,7 +302,7 @@ def validation_metrics(problems: Sequence[ProblemSamples]) -> dict[str, float]:
     and for k = 2, 4, ... n ``best@k/mean``, ``worst@k/mean`` and ``maj@k/mean``; ``acc``'s mean, best and maj at n are
     core, the rest is aux. Best, worst and maj are the exact expectations of what verl estimates with 1,000 draws.
     Besides: ``acc/pass@k`` and ``acc/majority@k`` (without replacement), ``response_length/mean``, ``median`` and
-    ``clip_ratio``, ``response_length_right/mean`` and ``response_length_wrong/mean`` (0 over no samples),
+    ``clip_ratio``, ``response_length_right/mean`` and ``response_length_wrong/mean`` (NaN over no samples),
     ``right_per_1k_tokens``.
 
     Raises:
@@ -330,8 +330,8 @@ def validation_metrics(problems: Sequence[ProblemSamples]) -> dict[str, float]:
         metrics[f"{aux}/response_length/mean"] = length["mean"]
         metrics[f"{aux}/response_length/median"] = length["median"]
         metrics[f"{aux}/response_length/clip_ratio"] = length["cut_off"]
-        metrics[f"{aux}/response_length_right/mean"] = length["right"] or 0.0
-        metrics[f"{aux}/response_length_wrong/mean"] = length["wrong"] or 0.0
+        metrics[f"{aux}/response_length_right/mean"] = _or_nan(length["right"])
+        metrics[f"{aux}/response_length_wrong/mean"] = _or_nan(length["wrong"])
         solved = figures["tokens_per_solved"]
         metrics[f"{aux}/right_per_1k_tokens"] = 1000.0 / solved if solved else 0.0
     return metrics
@@ -354,6 +354,10 @@ def _by_outcome(problem: ProblemSamples) -> tuple[np.ndarray, np.ndarray]:
     """Lengths of the right and of the wrong samples."""
     lengths = np.asarray(problem.lengths, dtype=float)
     return lengths[problem.right], lengths[~problem.right]
+
+
+def _or_nan(value: float | None) -> float:
+    return nan if value is None else value
 
 
 def _mean_or_none(values: np.ndarray) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +13,7 @@ from erpo_verl.trainer.batch import Batch
 
 
 def data_metrics(batch: Batch, max_prompt_length: int) -> dict[str, float]:
-    """Scores, rewards, advantages, lengths, entropy and reward counters of a whole batch (all processes' rows).
+    """Scores, rewards, advantages, lengths, entropy and reward counters of a whole batch (all processes' rows); NaN over nothing.
 
     As in verl but for ``response_length/clip_ratio``: the share of responses that did not end by themselves (verl counts every
     one of the full length, also one that ends there).
@@ -55,11 +56,11 @@ def timing_metrics(seconds: Mapping[str, float], tokens: int, processes: int) ->
         **{f"timing_s/{name}": value for name, value in seconds.items()},
         "perf/total_num_tokens": float(tokens),
         "perf/time_per_step": step,
-        "perf/throughput": tokens / (step * processes) if step > 0 else 0.0,
+        "perf/throughput": tokens / (step * processes) if step > 0 else math.nan,
     }
 
 
 def _spread(name: str, values: Tensor) -> dict[str, float]:
     if not values.numel():
-        return {f"{name}/{kind}": 0.0 for kind in ("mean", "max", "min")}
+        return {f"{name}/{kind}": math.nan for kind in ("mean", "max", "min")}
     return {f"{name}/mean": values.mean().item(), f"{name}/max": values.max().item(), f"{name}/min": values.min().item()}

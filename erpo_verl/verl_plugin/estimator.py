@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,8 @@ def compute_erpo_advantage(
         norm_adv_by_std_in_grpo=config.get("norm_adv_by_std_in_grpo", True),
         deciding=deciding_rows(keys),
     )
-    batch.metrics.update(result.metrics)
+    # An empty set has no mean: a gap, as verl's file logger would write a NaN that is no JSON.
+    batch.metrics.update({name: value for name, value in result.metrics.items() if not math.isnan(value)})
     advantages = torch.zeros_like(token_level_rewards)
     advantages[rows.to(device)] = result.advantages
     return advantages, advantages

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from erpo_verl.runs.metrics import MetricsError
 from erpo_verl.trainer import checkpoint
 from erpo_verl.trainer.checkpoint import CheckpointError
 from erpo_verl.trainer.tracking import MetricsFile
@@ -64,6 +65,7 @@ def test_killed_in_the_middle_of_writing_leaves_the_older_one(tmp_path):
     code = f"""
 import os, signal, torch
 from pathlib import Path
+from erpo_verl.runs.metrics import MetricsError
 from erpo_verl.trainer import checkpoint
 whole = torch.save
 def half(part, path):
@@ -134,6 +136,14 @@ def test_a_resumed_run_repeats_no_step_and_drops_a_torn_line(tmp_path):
     path.write_text('{"step": 0, "data": {}}\n{"step": 1, "data": {}}\n{"step": 2, "data": {}}\n{"step": 3, "da')
     MetricsFile(path, 1).write(2, {"x": 1})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2]
+
+
+def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(content := '{"step": 0, "data": {}}\n{"st\n{"step": 1, "data": {}}\n')
+    with pytest.raises(MetricsError, match=r"metrics\.jsonl, line 2"):
+        MetricsFile(path, 1)
+    assert path.read_text() == content
 
 
 def test_random_states_come_back(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +73,25 @@ def test_the_core_gets_what_verl_has():
         config={"gate": {"gamma": 3}},
     )
     assert torch.equal(ours, expected.advantages)
-    assert metrics == expected.metrics and "erpo/gate/mean" in metrics
+    assert metrics == {name: value for name, value in expected.metrics.items() if value == value} and "erpo/gate/mean" in metrics
+
+
+def test_a_metric_over_nothing_is_a_gap_in_verls_log(monkeypatch):
+    """verl's file logger writes a NaN as it is, which is no JSON."""
+    from erpo_verl.verl_plugin import estimator
+
+    original = estimator.erpo_advantages
+
+    def with_an_empty_set(**arguments):
+        result = original(**arguments)
+        result.metrics["erpo/length_right/mean"] = math.nan
+        return result
+
+    monkeypatch.setattr(estimator, "erpo_advantages", with_an_empty_set)
+    data, entropy = made_batch(ONE_OUTPUT)
+    _, metrics = through_verl(data, entropy, ONE_OUTPUT)
+    assert "erpo/length_right/mean" not in metrics and "erpo/length_wrong/mean" in metrics
+    json.loads(json.dumps(metrics, allow_nan=False))
 
 
 @pytest.mark.parametrize("keys", [ONE_OUTPUT, SEVERAL])

@@ -28,10 +28,10 @@ def measure(quick: bool = False) -> Result:
     if not (importlib.util.find_spec("verl") and importlib.util.find_spec("vllm")):
         raise NotHere("verl and vllm are not installed: pip install 'erpo-verl[cpu]'")
     from erpo_verl.verl_cpu.launch import launch
-    from examples.arithmetic.model import build_model
     from examples.arithmetic.prepare import write
     from examples.arithmetic.tokenizer import build_tokenizer
     from examples.arithmetic.train_verl import arguments
+    from examples.tiny.model import build_model
 
     steps = 3 if quick else 17
     found: dict[str, list[dict[str, float]]] = {"grpo": [], "erpo": []}

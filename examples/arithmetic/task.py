@@ -21,8 +21,9 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 OPERATORS = "+-*"
 MODULUS = 10
@@ -100,6 +101,23 @@ class Habits:
         total = self.restated.share + self.concise.share + self.jump.share
         if abs(total - 1) > 1e-9:
             raise ValueError(f"the shares of restated, concise and jump must add up to 1, got {total}")
+
+    @classmethod
+    def from_mapping(cls, given: Any) -> Habits:
+        """Habits from {"restated": {"share": ..., "error": ...}, ...}; ways that are not named keep their defaults.
+
+        Raises:
+            ValueError: an unknown name, a missing one of share and error, or a value that is no number of 0..1.
+        """
+        ways = ("restated", "concise", "jump", "recheck")
+        if not isinstance(given, Mapping) or set(given) - set(ways):
+            raise ValueError(f"habits must be a mapping of {', '.join(ways)} to {{share, error}}, got {given!r}")
+        for name, fork in given.items():
+            if not isinstance(fork, Mapping) or set(fork) != {"share", "error"}:
+                raise ValueError(f"{name} must be {{share: ..., error: ...}}, got {fork!r}")
+            if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in fork.values()):
+                raise ValueError(f"{name}: share and error must be numbers, got {dict(fork)!r}")
+        return cls(**{name: Fork(float(fork["share"]), float(fork["error"])) for name, fork in given.items()})
 
     def without_errors(self) -> Habits:
         """The same choices, never a wrong result."""

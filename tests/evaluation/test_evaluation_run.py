@@ -29,8 +29,8 @@ from erpo_verl.evaluation import models  # noqa: E402
 from erpo_verl.evaluation.problems import EvaluationError  # noqa: E402
 from erpo_verl.evaluation.statistics import pass_at_k  # noqa: E402
 from examples.arithmetic import prepare, warm_start  # noqa: E402
-from examples.arithmetic.model import build_model  # noqa: E402
 from examples.arithmetic.tokenizer import build_tokenizer  # noqa: E402
+from examples.tiny.model import build_model  # noqa: E402
 
 K, PROBLEMS = 4, 24
 

@@ -17,9 +17,9 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("math_verify")
 
 from examples.arithmetic import evaluate, prepare, warm_start  # noqa: E402
-from examples.arithmetic.model import build_model  # noqa: E402
-from examples.arithmetic.task import Habits, Problem, chain, problems  # noqa: E402
+from examples.arithmetic.task import Fork, Habits, Problem, chain, problems, split_of  # noqa: E402
 from examples.arithmetic.tokenizer import CHARACTERS, build_tokenizer, chat  # noqa: E402
+from examples.tiny.model import build_model  # noqa: E402
 
 TINY = warm_start.Settings(steps=40, batch=16, layers=1, hidden=64, intermediate=64, warmup_steps=5, levels=(3, 4))
 
@@ -123,6 +123,17 @@ def test_parquet_files_have_verls_schema_and_the_same_bytes_twice(tmp_path) -> N
             seen |= {info["id"], problem.text}
 
 
+def test_beyond_is_a_test_set_one_level_further(tmp_path) -> None:
+    sizes = {"train": 30, "test": 30, "beyond": 10}
+    rows = {name: pq.read_table(path).to_pylist() for name, path in prepare.write(tmp_path, sizes, levels=(3, 4)).items()}
+    texts = {name: {row["extra_info"]["problem"] for row in found} for name, found in rows.items()}
+    assert {row["extra_info"]["level"] for row in rows["train"]} == {3, 4}
+    assert {row["extra_info"]["level"] for row in rows["beyond"]} == {5}
+    assert all(split_of(Problem(text)) == "test" for text in texts["beyond"])
+    assert len(texts["beyond"]) == 10 and not texts["beyond"] & (texts["train"] | texts["test"])
+    assert rows["beyond"][0]["extra_info"]["id"] == "arithmetic/beyond/0"
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch) -> None:
     def fail(table, path):
         Path(path).write_bytes(b"half")
@@ -145,6 +156,22 @@ def test_the_warm_start_learns_and_its_seed_decides() -> None:
     assert once == twice
     other = warm_start.train(warm_start.Settings(**{**vars(short), "seed": 1}), build_tokenizer(), quiet=True)[1]
     assert once != other
+
+
+def test_the_writers_habits_come_from_a_file_and_decide(tmp_path) -> None:
+    bad = warm_start.load_habits(Path(warm_start.__file__).parent / "bad_habits.yaml")
+    assert bad == Habits(Fork(0.06, 0.30), Fork(0.04, 0.30), Fork(0.90, 0.20), Fork(0.02, 0.03))
+    assert warm_start.Settings(habits=bad).fingerprint() != warm_start.Settings().fingerprint()
+    short = {**vars(TINY), "steps": 2}
+    losses = [warm_start.train(warm_start.Settings(**short | {"habits": h}), build_tokenizer(), quiet=True)[1] for h in (bad, Habits())]
+    assert losses[0] != losses[1]  # other chains were imitated
+    wrong = tmp_path / "habits.yaml"
+    wrong.write_text("jump: {share: 2, error: 0}")
+    with pytest.raises(ValueError, match=f"{wrong}: jump"):
+        warm_start.load_habits(wrong)
+    with pytest.raises(SystemExit):
+        warm_start.main(["--habits", str(wrong), "--out", str(tmp_path / "start")])
+    assert not (tmp_path / "start").exists()
 
 
 def test_the_model_folder_is_whole_and_loads(start_policy) -> None:

@@ -98,6 +98,29 @@ def test_impossible_habits_are_refused(habits: tuple[Fork, ...]) -> None:
         Habits(*habits)
 
 
+def test_habits_are_read_from_a_mapping_and_what_is_not_named_stays() -> None:
+    given = {"restated": {"share": 0.5, "error": 0.2}, "concise": {"share": 0.25, "error": 1}}
+    assert Habits.from_mapping(given) == Habits(Fork(0.5, 0.2), Fork(0.25, 1.0), Habits().jump, Habits().recheck)
+    assert Habits.from_mapping({}) == Habits()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"leap": {"share": 1, "error": 0}}, "leap"),
+        ([], "must be a mapping"),
+        ({"jump": {"share": 0.25}}, "jump must be"),
+        ({"jump": 0.25}, "jump must be"),
+        ({"jump": {"share": "0.25", "error": 0}}, "must be numbers"),
+        ({"jump": {"share": 0.5, "error": 0}}, "add up to 1"),
+        ({"jump": {"share": 0.25, "error": 2}}, "between 0 and 1"),
+    ],
+)
+def test_habits_that_cannot_be_are_refused(given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Habits.from_mapping(given)
+
+
 def test_splits_are_disjoint_balanced_and_reproducible() -> None:
     sets = {name: problems(name, 300, seed=5) for name, _ in SPLITS}
     texts = [p.text for found in sets.values() for p in found]

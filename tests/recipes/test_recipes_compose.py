@@ -27,8 +27,8 @@ from erpo_verl.recipes import dry_run, memory
 from erpo_verl.recipes.architectures import find
 from erpo_verl.reports.comparable import NOT_COMPARABLE, issues
 from erpo_verl.reports.runs import read_run
-from examples.arithmetic.model import build_model
 from examples.arithmetic.tokenizer import build_tokenizer
+from examples.tiny.model import build_model
 
 DOCS = (ROOT / "docs" / "recipes.md").read_text()
 ALGORITHMS = ("grpo", "erpo")

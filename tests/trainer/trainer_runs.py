@@ -19,8 +19,8 @@ from erpo_verl.trainer.batch import Batch, assemble
 from erpo_verl.trainer.data import Prompt
 from erpo_verl.trainer.policy import Policy
 from erpo_verl.trainer.settings import compose
-from examples.arithmetic.model import build_model
 from examples.arithmetic.tokenizer import build_tokenizer
+from examples.tiny.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = build_tokenizer()

@@ -1,0 +1,135 @@
+"""The study's protocol: beds, arms, rates and seeds, read from protocol.yaml, and the runs of each stage in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = Path(__file__).parent / "protocol.yaml"
+ARMS = (ROOT / "scripts" / "ablations.txt", Path(__file__).parent / "peers.txt")
+
+
+class StudyError(ValueError):
+    """The protocol, or what was asked of it, cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A task with its start policies."""
+
+    name: str
+    task: str  # package with `prepare` and `warm_start`
+    config: str  # YAML of `erpo train`
+    tokens: int  # generated tokens after which a policy is measured
+    max_steps: int
+    warm_start: tuple[str, ...] = ()  # further arguments of `warm_start`
+    overrides: tuple[str, ...] = ()  # further settings of the training
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run with its evaluation."""
+
+    bed: str
+    arm: str
+    rate: float
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Arm and rate: what `erpo compare` takes for the arm."""
+        return f"{self.arm}-lr{rate_text(self.rate)}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}-s{self.seed}"
+
+
+def rate_text(rate: float) -> str:
+    """3e-4, 1.7e-4."""
+    mantissa, exponent = f"{rate:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """protocol.yaml, checked."""
+
+    beds: dict[str, Bed]
+    arms: list[list[str]]
+    rates: list[float]
+    pilot: Mapping[str, list[int]]
+    confirm: Mapping[str, Any]
+    small: Mapping[str, Any]
+    chosen: Mapping[str, Mapping[str, float]]
+    evaluation: Mapping[str, Mapping[str, Any]]
+
+    def grid(self) -> Iterator[Run]:
+        """Every arm at every rate, first arms and middle rates first."""
+        middle = len(self.rates) // 2
+        rates = sorted(self.rates, key=lambda rate: abs(self.rates.index(rate) - middle))
+        for tier in self.arms:
+            for seed in self.pilot["grid_seeds"]:
+                for rate in rates:
+                    for bed in self.beds:
+                        yield from (Run(bed, arm, rate, seed) for arm in tier)
+
+    def more(self, best: Mapping[tuple[str, str], float]) -> Iterator[Run]:
+        """The further pilot seeds at each arm's best rate, {(bed, arm): rate}."""
+        for (bed, arm), rate in best.items():
+            yield from (Run(bed, arm, rate, seed) for seed in self.pilot["more_seeds"])
+
+    def confirmation(self) -> Iterator[Run]:
+        """The confirmation's runs, seed by seed.
+
+        Raises:
+            StudyError: the protocol names no chosen rate for an arm.
+        """
+        arms = list(dict.fromkeys([*self.confirm["arms"], *(arm for rates in self.chosen.values() for arm in rates)]))
+        missing = [f"{bed}/{arm}" for bed in self.chosen for arm in arms if arm not in self.chosen[bed]]
+        if not self.chosen or missing:
+            raise StudyError(f"{PROTOCOL.name} names no chosen rate for {', '.join(missing) or 'any bed'}: the pilot comes first")
+        for seed in self.confirm["seeds"]:
+            for bed, rates in self.chosen.items():
+                yield from (Run(bed, arm, rates[arm], seed) for arm in arms)
+
+    def few(self) -> Iterator[Run]:
+        """The small repetition: one bed, two arms, three seeds."""
+        small = self.small
+        for seed in small["seeds"]:
+            for arm in small["arms"]:
+                rate = self.chosen.get(small["bed"], {}).get(arm, small["rate"])
+                yield Run(small["bed"], arm, rate, seed)
+
+
+def load(path: Path = PROTOCOL) -> Protocol:
+    """Raises:
+    StudyError: an unknown key or a value that is none, or an arm or a bed that is not listed.
+    """
+    raw = yaml.safe_load(path.read_text())
+    try:
+        beds = {name: Bed(name, **{key: tuple(v) if isinstance(v, list) else v for key, v in bed.items()}) for name, bed in raw["beds"].items()}
+        protocol = Protocol(beds, *(raw[key] for key in ("arms", "rates", "pilot", "confirm", "small", "chosen", "evaluation")))
+    except (KeyError, TypeError) as error:
+        raise StudyError(f"{path}: {error}") from None
+    named = {*protocol.confirm["arms"], *protocol.small["arms"]} - {arm for tier in protocol.arms for arm in tier}
+    if named:
+        raise StudyError(f"{path}: {', '.join(sorted(named))} is not among arms")
+    unknown = [bed for bed in [*protocol.chosen, protocol.small["bed"]] if bed not in beds]
+    if unknown:
+        raise StudyError(f"{path}: no bed {', '.join(unknown)}")
+    return protocol
+
+
+def arm_overrides(arm: str) -> list[str] | None:
+    """The arm's settings, from scripts/ablations.txt or peers.txt; None where this version has no such arm."""
+    for line in (line for path in ARMS for line in path.read_text().splitlines()):
+        name, _, rest = line.partition("|")
+        if name.strip() == arm and not line.startswith("#"):
+            return rest.partition("|")[0].split()
+    return None

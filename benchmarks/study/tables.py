@@ -1,0 +1,162 @@
+"""What is kept of the study's runs, as tables: each arm at each rate, its best rate, and the paired differences to GRPO."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study.one import EVALUATION, METRICS, RECORD
+from benchmarks.study.protocol import Protocol, Run, rate_text
+
+BASE = "grpo"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A finished run: its figures, and its policy's entropy at the end (nats)."""
+
+    run: Run
+    figures: Mapping[str, Any]
+    entropy: float
+
+    def value(self, name: str, of: str = "test") -> float:
+        """A figure of the evaluation; a run whose training broke down has accuracy and coverage 0, and no length."""
+        if "failure" in self.figures:
+            return 0.0 if name in ("accuracy", "pass", "majority") else math.nan
+        found = self.figures[of][name]
+        return math.nan if found is None else float(found)
+
+
+def read(keep: Path) -> list[Kept]:
+    """All runs that are kept in a folder."""
+    return [read_one(path.parent) for path in sorted(keep.glob(f"*/*/{EVALUATION}"))]
+
+
+def read_one(folder: Path) -> Kept:
+    """One run's folder."""
+    study = json.loads((folder / RECORD).read_text())
+    run = Run(study["study"]["bed"], study["study"]["arm"], float(study["study"]["rate"]), int(study["seed"]))
+    last = json.loads((folder / METRICS).read_text().splitlines()[-1])
+    return Kept(run, json.loads((folder / EVALUATION).read_text()), last["data"].get("actor/entropy", math.nan))
+
+
+def one_line(folder: Path) -> str:
+    """A run in a few words."""
+    kept = read_one(folder)
+    if failure := kept.figures.get("failure"):
+        return f"broke down: {failure}"
+    return f"accuracy {kept.value('accuracy'):.3f}  pass@k {kept.value('pass'):.3f}  length {kept.value('length'):.1f}  entropy {kept.entropy:.3f}"
+
+
+def best_rates(protocol: Protocol, kept: Iterable[Kept]) -> dict[tuple[str, str], float]:
+    """(bed, arm) -> the rate with the highest mean accuracy over the pilot's grid seeds, where every rate has all of them."""
+    seeds = protocol.pilot["grid_seeds"]
+    found: dict[tuple[str, str, float], dict[int, float]] = defaultdict(dict)
+    for k in kept:
+        if k.run.seed in seeds:
+            found[k.run.bed, k.run.arm, k.run.rate][k.run.seed] = k.value("accuracy")
+    best = {}
+    for bed, arm in dict.fromkeys((bed, arm) for bed, arm, _ in found):
+        means = {rate: np.mean(list(found[bed, arm, rate].values())) for rate in protocol.rates if len(found[bed, arm, rate]) == len(seeds)}
+        if len(means) == len(protocol.rates):
+            best[bed, arm] = max(means, key=means.__getitem__)
+    return best
+
+
+def plateau(protocol: Protocol, accuracies: Mapping[float, float], share: float = 0.9) -> int:
+    """How many neighbouring rates, the best one among them, keep this share of the best rate's accuracy."""
+    values = [accuracies.get(rate, -math.inf) for rate in protocol.rates]
+    top = int(np.argmax(values))
+    good = [value >= share * values[top] for value in values]
+    low = high = top
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(good) and good[high + 1]:
+        high += 1
+    return high - low + 1
+
+
+def markdown(protocol: Protocol, kept: Sequence[Kept]) -> str:
+    """Two tables a bed: accuracy by rate over the pilot's seeds, and the arms of the confirmation beside GRPO."""
+    out = []
+    for bed in protocol.beds:
+        mine = [k for k in kept if k.run.bed == bed]
+        if mine:
+            out += [f"### {bed}", "", *_grid(protocol, mine), *_arms(protocol, mine)]
+    return "\n".join(out) if out else "nothing is kept yet"
+
+
+def _grid(protocol: Protocol, kept: Sequence[Kept]) -> list[str]:
+    pilot = {*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"]}
+    cells: dict[tuple[str, float], list[Kept]] = defaultdict(list)
+    for k in kept:
+        if k.run.seed in pilot:
+            cells[k.run.arm, k.run.rate].append(k)
+    arms = [arm for tier in protocol.arms for arm in tier if any(arm == name for name, _ in cells)]
+    if not arms:
+        return []
+    lines = ["Pilot: test accuracy / pass@8 (runs), by learning rate", ""]
+    lines.append("| arm | " + " | ".join(rate_text(rate) for rate in protocol.rates) + " | rates within 90% of the best |")
+    lines.append("|---" * (len(protocol.rates) + 2) + "|")
+    for arm in arms:
+        means, row = {}, []
+        for rate in protocol.rates:
+            found = cells.get((arm, rate), [])
+            if not found:
+                row.append("")
+                continue
+            means[rate] = float(np.mean([k.value("accuracy") for k in found]))
+            row.append(f"{means[rate]:.3f} / {np.mean([k.value('pass') for k in found]):.3f} ({len(found)})")
+        whole = str(plateau(protocol, means)) if len(means) == len(protocol.rates) else ""
+        lines.append(f"| {arm} | " + " | ".join(row) + f" | {whole} |")
+    return [*lines, ""]
+
+
+MEASURES = (("accuracy", "test", ".3f"), ("pass", "test", ".3f"), ("length_right", "test", ".1f"), ("accuracy", "beyond", ".3f"))
+
+
+def _arms(protocol: Protocol, kept: Sequence[Kept]) -> list[str]:
+    pilot = {*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"]}
+    arms: dict[str, dict[int, Kept]] = defaultdict(dict)
+    for k in kept:
+        if k.run.seed not in pilot:
+            arms[f"{k.run.arm}, {rate_text(k.run.rate)}"][k.run.seed] = k
+    base = next((found for name, found in arms.items() if name.startswith(f"{BASE},")), {})
+    if not arms:
+        return []
+    lines = ["Mean ± standard deviation over seeds, and the difference to GRPO, paired by seed, with its 95% t interval", ""]
+    lines += ["| arm | seeds | accuracy | pass@8 | length of right answers | entropy | accuracy one level beyond | accuracy - GRPO's | pass@8 - GRPO's |"]
+    lines += ["|---" * 9 + "|"]
+    for name, found in sorted(arms.items()):
+        told = [_spread([k.value(m, of) for k in found.values()], form) for m, of, form in MEASURES]
+        entropy = _spread([k.entropy for k in found.values()], ".3f")
+        differences = [_difference(base, found, m) if found is not base else "" for m in ("accuracy", "pass")]
+        lines.append(f"| {name} | {len(found)} | {told[0]} | {told[1]} | {told[2]} | {entropy} | {told[3]} | " + " | ".join(differences) + " |")
+    return [*lines, ""]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    values = [v for v in values if not math.isnan(v)]
+    if not values:
+        return ""
+    return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else "")
+
+
+def _difference(base: Mapping[int, Kept], other: Mapping[int, Kept], measure: str) -> str:
+    from scipy.stats import t
+
+    seeds = sorted(set(base) & set(other))
+    if not seeds:
+        return ""
+    d = np.array([other[s].value(measure) - base[s].value(measure) for s in seeds])
+    if len(d) < 3:  # an interval from two pairs says nothing
+        return f"{d.mean():+.3f}"
+    half = float(t.ppf(0.975, len(d) - 1)) * d.std(ddof=1) / math.sqrt(len(d))
+    return f"{d.mean():+.3f} [{d.mean() - half:+.3f}, {d.mean() + half:+.3f}]"

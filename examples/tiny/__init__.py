@@ -1,0 +1,1 @@
+"""What the embedded tasks share: a tiny model, and its supervised warm start."""

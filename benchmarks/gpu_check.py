@@ -107,6 +107,7 @@ def same_steps(check: Check) -> dict[str, Any]:
         settings = compose(
             _settings(model, data, check.out / "same" / name, device, **{
                 "actor_rollout_ref.actor.fsdp_config.dtype": "float32", "trainer.total_training_steps": steps,
+                "algorithm.rollout_correction.bypass_mode": False,  # each device computes its own log-probs
             })
         )  # fmt: skip
         trainer = build(settings, load_inputs(settings))

@@ -14,6 +14,8 @@ from torch import Tensor
 # |log ratio| beyond this is cut off before exp(), as verl does: exp(20) = 5e8 is far outside any clip range already.
 LOG_RATIO_LIMIT = 20.0
 
+METRICS = ("actor/pg_clipfrac", "actor/ppo_kl", "actor/pg_clipfrac_lower")  # of a policy loss: shares of tokens, and nats
+
 AGGREGATION_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
 
 
@@ -98,8 +100,25 @@ def erpo_policy_loss(
                 ((surrogate > bound) & (advantages < 0)).sum() / tokens,
             ]
         ).tolist()
-    names = ("actor/pg_clipfrac", "actor/ppo_kl", "actor/pg_clipfrac_lower")
-    return PolicyLoss(losses, dict(zip(names, values, strict=True)))
+    return PolicyLoss(losses, dict(zip(METRICS, values, strict=True)))
+
+
+def kl_estimate(log_prob: Tensor, ref_log_prob: Tensor, kind: str) -> Tensor:
+    """Estimate of KL(policy || reference) at each token, nats, from the two log-probs of the sampled token.
+
+    ``kl``/``k1``: the log ratio; ``abs``: its size; ``mse``/``k2``: half its square; ``low_var_kl``/``k3``: r - 1 - log r with
+    r = pi_ref / pi, never negative (J. Schulman, "Approximating KL divergence"), cut off at 10 as in verl.
+    """
+    if kind in ("kl", "k1"):
+        return log_prob - ref_log_prob
+    if kind == "abs":
+        return (log_prob - ref_log_prob).abs()
+    if kind in ("mse", "k2"):
+        return 0.5 * (log_prob - ref_log_prob).square()
+    if kind in ("low_var_kl", "k3"):
+        log_ratio = (ref_log_prob - log_prob).clamp(-20, 20)
+        return (log_ratio.exp() - log_ratio - 1).clamp(-10, 10)
+    raise ValueError(f"KL estimator {kind!r}: must be one of kl, k1, abs, mse, k2, low_var_kl, k3")
 
 
 def aggregate_loss(

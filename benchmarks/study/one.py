@@ -28,7 +28,7 @@ KEEP_EVERY = 10  # steps between two lines of what is kept
 # What is kept of metrics.jsonl: names that end so.
 KEPT = (
     "critic/score/mean", "response_length/mean", "prompt_length/mean", "actor/entropy", "actor/grad_norm", "actor/pg_clipfrac",
-    "actor/ppo_kl", "groups_mixed/mean", "length_right/mean", "length_wrong/mean", "cdp_advantage_share/mean", "sign_flip_share/mean",
+    "actor/ppo_kl", "actor/ppo_kl_live/mean", "groups_mixed/mean", "length_right/mean", "length_wrong/mean", "cdp_advantage_share/mean", "sign_flip_share/mean",
     "gate/mean", "num_gen_batches", "perf/total_num_tokens", "perf/time_per_step",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@
 2. Rows that have ended leave the batch, so that a batch costs its tokens, not its rows times its longest response.
 3. Prompts of like lengths share a batch: little padding, and none at all where lengths are equal.
 4. The keys' and values' memory grows in blocks; transformers' DynamicCache copies all of it with each token.
-5. Only the sampled token's log-prob is kept of each step's logits.
+5. Only the sampled token's log-prob and the entropy are kept of each step's logits.
 
 Randomness: row by row, a Philox stream whose key is (seed, prompt's position, sample's number) gives one uniform number a token,
 and the token is where the cumulative distribution passes it. What a row draws does not depend on the other rows, on ``max_batch`` or
@@ -88,25 +88,26 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return (block * size + torch.searchsorted(inside, target, right=True))[:, 0].clamp_(max=V - 1)
 
 
-def choose(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Next tokens [B] and their log-probs [B] float32 under the whole distribution, from logits [B, V]."""
-    logits = logits.float()
-    if not params.do_sample:
-        token = logits.argmax(dim=1)
-    else:
-        logits = logits / params.temperature if params.temperature != 1.0 else logits
-    normalizer = logits.logsumexp(dim=1, keepdim=True)
-    if params.do_sample:
-        token = _sample(logits, normalizer, params, uniform)
-    return token, (logits.gather(1, token[:, None]) - normalizer)[:, 0]
+def choose(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Next tokens [B], from logits [B, V]; their log-probs and, if asked for, entropies [B] float32, under the whole distribution."""
+    log_p = logits.float()
+    log_p = log_p / params.temperature if params.temperature != 1.0 else log_p
+    log_p = log_p - log_p.logsumexp(dim=1, keepdim=True)
+    p = entropy = None
+    if params.with_entropy:
+        log_p.clamp_(min=torch.finfo(log_p.dtype).min)  # a logit of -inf has a share of 0, and 0 * inf would make the entropy nan
+        p = log_p.exp()
+        entropy = -torch.linalg.vecdot(p, log_p)
+    token = _sample(log_p, p, params, uniform) if params.do_sample else log_p.argmax(dim=1)
+    return token, log_p.gather(1, token[:, None])[:, 0], entropy
 
 
-def _sample(logits: Tensor, normalizer: Tensor, params: SamplingParams, uniform: Tensor) -> Tensor:
-    V = logits.shape[1]
+def _sample(log_p: Tensor, p: Tensor | None, params: SamplingParams, uniform: Tensor) -> Tensor:
+    V = log_p.shape[1]
     k = V if params.top_k == -1 else min(params.top_k, V)
     if k == V and params.top_p == 1.0:
-        return draw((logits - normalizer).exp_(), uniform)
-    best, ids = logits.topk(k, dim=1)  # sorted from the highest
+        return draw(log_p.exp() if p is None else p, uniform)
+    best, ids = log_p.topk(k, dim=1)  # sorted from the highest
     p = (best - best.logsumexp(dim=1, keepdim=True)).exp_()
     if params.top_p < 1.0:  # the smallest set whose probabilities sum to top_p or more, after top_k as in transformers and vLLM
         p = p.masked_fill(p.double().cumsum(dim=1) - p >= params.top_p, 0.0)
@@ -218,13 +219,16 @@ class HFRollout:
 
         tokens = torch.full((len(rows), T), self.pad_token_id, device=device)
         log_probs = torch.zeros(len(rows), T, device=device)
+        entropies = torch.zeros(len(rows), T, device=device) if params.with_entropy else None
         row = torch.arange(len(rows), device=device)  # which response each row of the batch is
         ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
         count = torch.full((len(rows),), T, device=device)
         every = 1 if device.type == "cpu" else CHECK_EVERY
         for t in range(T):
-            token, log_prob = choose(logits, params, None if noise is None else noise[row, t])
+            token, log_prob, entropy = choose(logits, params, None if noise is None else noise[row, t])
             tokens[row, t], log_probs[row, t] = token, log_prob
+            if entropies is not None:
+                entropies[row, t] = entropy
             now = torch.isin(token, ends) & ~ended
             count[row] = torch.where(now, t + 1, count[row])
             ended |= now
@@ -243,8 +247,11 @@ class HFRollout:
                 token[:, None], None if mask is None else mask[:, : width + t + 1], (lengths + t)[:, None], cache
             )
         counts, tokens, log_probs = count.tolist(), tokens.tolist(), log_probs.tolist()
-        finished = [t[c - 1] in self.eos_token_ids for t, c in zip(tokens, counts, strict=True)]
-        return [Response(t[:c], p[:c], f) for t, p, c, f in zip(tokens, log_probs, counts, finished, strict=True)]
+        entropies = [None] * len(rows) if entropies is None else [H[:c] for H, c in zip(entropies.tolist(), counts, strict=True)]
+        return [
+            Response(t[:c], p[:c], t[c - 1] in self.eos_token_ids, H)
+            for t, p, c, H in zip(tokens, log_probs, counts, entropies, strict=True)
+        ]
 
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Logits [B, V] after the last column of ``ids``."""

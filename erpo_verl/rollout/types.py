@@ -19,17 +19,18 @@ class SamplingParams:
 
     n: int = 1  # responses a prompt, >= 1
     max_tokens: int = 512  # longest response, in tokens, the end token included; >= 1
-    temperature: float = 1.0  # > 0; ignored where do_sample is False
+    temperature: float = 1.0  # > 0; where do_sample is False it only counts for log-probs and entropies
     top_k: int = -1  # >= 1, or -1 for the whole vocabulary
     top_p: float = 1.0  # in (0, 1]
     do_sample: bool = True  # False: greedy
     seed: int = 0  # the same seed, weights and prompts give the same responses
+    with_entropy: bool = False  # whether each token's entropy is wanted
 
     def __post_init__(self) -> None:
         for name in ("n", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be >= 1")
-        if self.do_sample and not self.temperature > 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature}: must be > 0 (do_sample=False is greedy)")
         if self.top_k != -1 and self.top_k < 1:
             raise ValueError(f"top_k = {self.top_k}: must be >= 1, or -1 for the whole vocabulary")
@@ -44,6 +45,7 @@ class Response:
     tokens: list[int]  # 1 .. max_tokens ids, the end token included where the response ended by itself
     log_probs: list[float]  # nats, of each token under softmax(logits / temperature) over the whole vocabulary
     finished: bool  # False: cut off at max_tokens
+    entropies: list[float] | None = None  # nats, of the distributions that log_probs are of; None unless with_entropy
 
 
 class RolloutEngine(Protocol):

@@ -137,10 +137,13 @@ class VLLMRollout:
         """See :meth:`erpo_verl.rollout.RolloutEngine.generate`.
 
         Raises:
-            ValueError: a prompt that leaves no room for ``max_tokens`` in ``max_model_len``, or an empty one.
+            ValueError: a prompt that leaves no room for ``max_tokens`` in ``max_model_len``, or an empty one; entropies, which vLLM
+                does not give.
         """
         from vllm import SamplingParams as VLLMParams
 
+        if params.with_entropy:
+            raise ValueError("with_entropy=True: vLLM gives log-probs of the sampled tokens alone")
         engine = self._open().llm_engine
         longest = self._llm.llm_engine.model_config.max_model_len
         for i, prompt in enumerate(prompts):
@@ -153,7 +156,9 @@ class VLLMRollout:
             "n": 1, "max_tokens": params.max_tokens, "logprobs": 0, "detokenize": False,
             "ignore_eos": True, "stop_token_ids": list(self.eos_token_ids),
         }  # fmt: skip
-        drawn = {"temperature": params.temperature, "top_k": params.top_k, "top_p": params.top_p} if params.do_sample else {"temperature": 0.0}
+        drawn = {"temperature": params.temperature, "top_k": params.top_k, "top_p": params.top_p}
+        if not params.do_sample:  # a temperature of 0 is vLLM's greedy, with the log-probs of temperature 1
+            drawn = {"temperature": 0.0} if params.temperature == 1.0 else {"temperature": params.temperature, "top_k": 1}
         places: dict[str, tuple[int, int]] = {}
         for i, prompt in enumerate(prompts):
             for sample in range(params.n):

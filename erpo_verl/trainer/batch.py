@@ -29,6 +29,7 @@ class Batch:
     response_mask: Tensor  # [B, T] bool, valid tokens
     finished: list[bool]  # B, False: cut off at data.max_response_length
     rollout_log_probs: Tensor  # [B, T] float32, nats, as the rollout engine computed them
+    rollout_entropy: Tensor | None  # [B, T] float32, nats, likewise, where it was asked for them
     texts: list[str]  # B, responses without special tokens
     # reward
     scores: Tensor | None = None  # [B] float32
@@ -37,6 +38,7 @@ class Batch:
     old_log_probs: Tensor | None = None  # [B, T] float32, under the policy before the update
     entropy: Tensor | None = None  # [B, T] float32
     ref_log_prob: Tensor | None = None  # [B, T] float32
+    rollout_is_weights: Tensor | None = None  # [B, T] float32, importance weights pi_old / pi_rollout, where they are asked for
     # advantages
     token_level_rewards: Tensor | None = None  # [B, T] float32
     advantages: Tensor | None = None  # [B, T] float32
@@ -85,7 +87,7 @@ class Batch:
         return replace(self, **changes)
 
 
-_TOKEN_FIELDS = ("rollout_log_probs", "old_log_probs", "entropy", "ref_log_prob", "token_level_rewards", "advantages")
+_TOKEN_FIELDS = ("rollout_log_probs", "rollout_entropy", "old_log_probs", "entropy", "ref_log_prob", "rollout_is_weights", "token_level_rewards", "advantages")
 
 
 def assemble(
@@ -106,11 +108,14 @@ def assemble(
     input_ids = torch.full((len(rows), L + T), pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros(len(rows), L + T, dtype=torch.long)
     log_probs = torch.zeros(len(rows), T)
+    entropy = torch.zeros(len(rows), T) if rows[0][1].entropies is not None else None
     for i, (prompt, response, _) in enumerate(rows):
         start, end = L - len(prompt.tokens), L + len(response.tokens)
         input_ids[i, start:end] = torch.tensor(prompt.tokens + response.tokens)
         attention_mask[i, start:end] = 1
         log_probs[i, : len(response.tokens)] = torch.tensor(response.log_probs)
+        if entropy is not None:
+            entropy[i, : len(response.tokens)] = torch.tensor(response.entropies)
     return Batch(
         uid=[uid for _, _, uid in rows],
         prompts=[prompt for prompt, _, _ in rows],
@@ -119,6 +124,7 @@ def assemble(
         response_mask=attention_mask[:, L:].bool(),
         finished=[response.finished for _, response, _ in rows],
         rollout_log_probs=log_probs,
+        rollout_entropy=entropy,
         texts=list(texts),
     )
 

@@ -21,10 +21,10 @@ from erpo_verl.runs.record import write_record
 from erpo_verl.runs.versions import versions
 from erpo_verl.trainer import checkpoint
 from erpo_verl.trainer.data import DataError, Prompt, Table, load_tokenizer, read_table, tokenize
-from erpo_verl.trainer.engine import make_engine
 from erpo_verl.trainer.loop import Trainer
 from erpo_verl.trainer.policy import Policy, load_model
 from erpo_verl.trainer.reward import DEFAULT, Judge, RewardError, load_reward
+from erpo_verl.trainer.rollout import make_engine
 from erpo_verl.trainer.settings import SettingsError, as_list
 from erpo_verl.trainer.tracking import tracker_names
 

@@ -4,7 +4,7 @@ For each step:
     1  rollout       n responses to each prompt, from the policy as it is now
     2  reward        the reward function judges each response
     3  log-probs     old log-probs and entropies under the policy, log-probs under the reference
-    4  advantages    GRPO: one number a response; ERPO: one a token (`erpo_verl.methods`)
+    4  advantages    GRPO: one number a response; ERPO: one a token (`erpo_verl.advantage`)
     5  update        clipped surrogate on mini-batches, KL and entropy terms if asked for (`update.py`)
 
 Around it: validation, metrics, checkpoints, and an orderly end at Ctrl-C.
@@ -30,13 +30,16 @@ from erpo_verl.rollout import RolloutEngine
 from erpo_verl.trainer import checkpoint, dump, export
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.correction import importance_weights
 from erpo_verl.trainer.data import Prompt, PromptOrder
-from erpo_verl.trainer.experience import Sampler, gather
-from erpo_verl.trainer.metrics import data_metrics, mismatch_metrics, timing_metrics
+from erpo_verl.trainer.metrics import add_mismatch, data_metrics, timing_metrics
 from erpo_verl.trainer.policy import DEFAULT_MICRO_BATCH, Policy
+from erpo_verl.trainer.processes import Tally
 from erpo_verl.trainer.reward import Judge
+from erpo_verl.trainer.rollout import bypasses
+from erpo_verl.trainer.sampler import Sampler, gather
 from erpo_verl.trainer.tracking import Tracking
-from erpo_verl.trainer.update import global_max, update
+from erpo_verl.trainer.update import update
 from erpo_verl.trainer.validation import validate
 
 # A gradient that is not finite is skipped; so many steps with nothing else end the run.
@@ -69,7 +72,11 @@ class Trainer:
         self.settings, self.accelerator, self.policy, self.engine = settings, accelerator, policy, engine
         self.tokenizer, self.train_prompts, self.val_prompts = tokenizer, train_prompts, val_prompts
         self.data_fingerprint, self.run, self.total_steps = data_fingerprint, run, total_steps
-        self.sampler = Sampler(engine, judge, tokenizer, settings, accelerator.process_index, accelerator.num_processes)
+        self.bypass = bypasses(settings, policy)
+        self.sampler = Sampler(
+            engine, judge, tokenizer, settings, accelerator.process_index, accelerator.num_processes,
+            with_entropy=self.bypass and settings.actor_rollout_ref.rollout.name == "hf",
+        )  # fmt: skip
         self.order = PromptOrder(len(train_prompts), seed=settings.data.seed, shuffle=settings.data.shuffle)
         self.step = 0  # last finished step
         self.resumed = False
@@ -104,7 +111,7 @@ class Trainer:
                         metrics.update(self._validate())
                     self.last_metrics.update(metrics)
                     self.tracking.log(self.step, metrics)
-                    stop = global_max(self.policy, float(asked())) > 0 and not last
+                    stop = self.policy.processes.max([float(asked())])[0] > 0 and not last
                     if stop or _due(trainer.save_freq, self.step, last):
                         self.save()
                     if stop:
@@ -122,13 +129,15 @@ class Trainer:
             TrainingError: a log-prob or an entropy is not finite (names the row and the token), or no update of the last steps was.
         """
         self.seconds.clear()
+        compared = self.settings.actor_rollout_ref.rollout.calculate_log_probs
         with self._timed("step"):
             # 1, 2: responses and their scores
             with self._timed("gen"):
                 self.engine.sync(self.policy.whole_model())
                 batch, metrics = self.sampler.training_batch(self.train_prompts, self.order, step)
             # 3: log-probs of the sampled tokens, under the policy before the update and under the reference
-            batch = self._with_log_probs(batch)
+            batch, found = self._with_log_probs(batch)
+            metrics.update(found)
             # 4: advantages, over the rows of all processes
             with self._timed("adv"):
                 whole, first = gather(batch, self.accelerator.num_processes, self.tokenizer.pad_token_id)
@@ -142,11 +151,9 @@ class Trainer:
                 mine = whole.rows(range(first, first + len(batch)))
             # 5: the update
             with self._timed("update_actor"):
-                metrics.update(update(self.policy, mine, self.settings, step))
+                metrics.update(update(self.policy, mine, self.settings, step, measure_mismatch=self.bypass and compared))
         metrics.update({**penalty_metrics, **result.metrics})
         metrics.update(data_metrics(whole, self.settings.data.max_prompt_length))
-        if self.settings.actor_rollout_ref.rollout.calculate_log_probs:
-            metrics.update(mismatch_metrics(whole))
         tokens = int(whole.attention_mask.sum())
         metrics.update(timing_metrics(self.seconds, tokens, self.accelerator.num_processes))
         metrics["training/global_step"] = float(step)
@@ -156,17 +163,26 @@ class Trainer:
         self._count_skipped(metrics, step)
         return metrics
 
-    def _with_log_probs(self, batch: Batch) -> Batch:
+    def _with_log_probs(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """Log-probs and entropies filled in; and, of a pass beside the rollout, how far the two are apart."""
         actor, rollout, ref = (self.settings.actor_rollout_ref[name] for name in ("actor", "rollout", "ref"))
         size = rollout.log_prob_micro_batch_size_per_gpu or 2 * (actor.ppo_micro_batch_size_per_gpu or DEFAULT_MICRO_BATCH)
-        with self._timed("old_log_prob"):
-            old, entropy = self.policy.log_probs(batch, size, with_entropy=True)
+        if self.bypass:
+            old, entropy = batch.rollout_log_probs, batch.rollout_entropy
+        else:
+            with self._timed("old_log_prob"):
+                old, entropy = self.policy.log_probs(batch, size, with_entropy=True)
         reference = None
         if self.policy.has_reference:
             with self._timed("ref"):
                 size = ref.log_prob_micro_batch_size_per_gpu or size
                 reference, _ = self.policy.log_probs(batch, size, reference=True)
-        return replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
+        batch = replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
+        if self.bypass or not (rollout.calculate_log_probs or self.settings.algorithm.rollout_correction.rollout_is):
+            return batch, {}
+        weights, metrics = importance_weights(batch, self.settings, self.policy.processes)
+        add_mismatch(tally := Tally(), old, batch.rollout_log_probs, batch.response_mask)
+        return replace(batch, rollout_is_weights=weights), metrics | tally.result(self.policy.processes)
 
     def _validate(self) -> dict[str, float]:
         with self._timed("testing"):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from erpo_verl.reward import batch_metrics
 from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.processes import Tally
 
 
 def data_metrics(batch: Batch, max_prompt_length: int) -> dict[str, float]:
@@ -29,24 +30,25 @@ def data_metrics(batch: Batch, max_prompt_length: int) -> dict[str, float]:
         "response_length/clip_ratio": 1.0 - sum(batch.finished) / len(batch),
         **_spread("prompt_length", prompt_lengths),
         "prompt_length/clip_ratio": (prompt_lengths >= max_prompt_length).float().mean().item(),
-        "actor/entropy": batch.entropy[mask].mean().item(),
         **batch_metrics(batch.reward_info),
     }
+    if batch.entropy is not None:
+        metrics["actor/entropy"] = batch.entropy[mask].mean().item()
     if batch.ref_log_prob is not None:
         metrics["actor/ref_log_ratio/mean"] = (batch.old_log_probs - batch.ref_log_prob)[mask].mean().item()
     return metrics
 
 
-def mismatch_metrics(batch: Batch) -> dict[str, float]:
-    """How far the rollout engine's probabilities of the sampled tokens are from those of the training pass (verl's names)."""
-    difference = (batch.old_log_probs.exp() - batch.rollout_log_probs.exp()).abs()[batch.response_mask]
-    ratio = (batch.old_log_probs - batch.rollout_log_probs)[batch.response_mask]
-    return {
-        "training/rollout_probs_diff_mean": difference.mean().item(),
-        "training/rollout_probs_diff_max": difference.max().item(),
-        "training/rollout_probs_diff_std": difference.std(correction=0).item(),
-        "training/rollout_log_ratio_abs/max": ratio.abs().max().item(),
-    }
+def add_mismatch(tally: Tally, log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> None:
+    """How far the rollout engine's probabilities of the sampled tokens are from those of a pass of training (verl's names).
+
+    All [B, T]; log-probs in nats.
+    """
+    log_probs, rollout_log_probs = log_probs[mask], rollout_log_probs[mask]
+    difference = (log_probs.exp() - rollout_log_probs.exp()).abs()
+    tally.mean("training/rollout_probs_diff_mean", difference, std="training/rollout_probs_diff_std")
+    tally.max("training/rollout_probs_diff_max", difference)
+    tally.max("training/rollout_log_ratio_abs/max", (log_probs - rollout_log_probs).abs())
 
 
 def timing_metrics(seconds: Mapping[str, float], tokens: int, processes: int) -> dict[str, float]:

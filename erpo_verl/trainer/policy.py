@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from erpo_verl.trainer.batch import Batch
 from erpo_verl.trainer.data import first_line
 from erpo_verl.trainer.logprobs import PolicyModel
+from erpo_verl.trainer.processes import Processes
 from erpo_verl.trainer.settings import needs_reference
 
 DTYPES = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
@@ -119,7 +120,7 @@ class Policy:
     def __init__(self, model: nn.Module, settings: DictConfig, accelerator: Accelerator, total_steps: int):
         actor = settings.actor_rollout_ref.actor
         self.settings, self.accelerator = settings, accelerator
-        self.device = accelerator.device
+        self.device, self.processes = accelerator.device, Processes.of(accelerator)
         self.lora = settings.actor_rollout_ref.model.lora_rank > 0
         self.sharded = actor.strategy != "ddp" and accelerator.num_processes > 1
         self.dtype = DTYPES[actor.fsdp_config.dtype or ("bf16" if self.device.type == "cuda" else "fp32")]
@@ -238,6 +239,11 @@ class Policy:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def zero_gradients(self) -> None:
+        """A gradient of 0 for every weight: to the optimizer that is something else than none."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
     @property
     def lr(self) -> float:
         """The learning rate of the next update."""
@@ -305,22 +311,21 @@ def micro_batches(
     """
     prompts = prompts or [0] * len(lengths)
     order = sorted(range(len(lengths)), key=lambda i: -(prompts[i] + lengths[i]))
+    cut: list[list[int]] = []
     if tokens_at_once is None:
         size = rows_at_once or DEFAULT_MICRO_BATCH
-        return [order[i : i + size] for i in range(0, len(order), size)]
-    cut: list[list[int]] = []
-    before = behind = 0  # columns of the last one
-    for row in order:
-        before, behind = max(before, prompts[row]), max(behind, lengths[row])
-        if cut and (len(cut[-1]) + 1) * (before + behind) <= tokens_at_once:
-            cut[-1].append(row)
-        else:
-            cut.append([row])
-            before, behind = prompts[row], lengths[row]
-    while len(cut) < at_least:
+        cut = [order[i : i + size] for i in range(0, len(order), size)]
+    else:
+        before = behind = 0  # columns of the last one
+        for row in order:
+            before, behind = max(before, prompts[row]), max(behind, lengths[row])
+            if cut and (len(cut[-1]) + 1) * (before + behind) <= tokens_at_once:
+                cut[-1].append(row)
+            else:
+                cut.append([row])
+                before, behind = prompts[row], lengths[row]
+    while len(cut) < min(at_least, len(lengths)):
         longest = max(range(len(cut)), key=lambda i: len(cut[i]))
         rows = cut[longest]
-        if len(rows) < 2:
-            break
         cut[longest : longest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     return cut

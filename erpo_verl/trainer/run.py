@@ -79,13 +79,13 @@ def _own_errors() -> tuple[type[Exception], ...]:
     from erpo_verl.runs.metrics import MetricsError
     from erpo_verl.trainer.checkpoint import CheckpointError
     from erpo_verl.trainer.data import DataError
-    from erpo_verl.trainer.experience import ExperienceError
     from erpo_verl.trainer.loop import TrainingError
     from erpo_verl.trainer.policy import ModelError
     from erpo_verl.trainer.reward import RewardError
+    from erpo_verl.trainer.sampler import SamplingError
     from erpo_verl.trainer.tracking import TrackingError
 
-    return CheckpointError, DataError, ExperienceError, MetricsError, ModelError, RewardError, TrackingError, TrainingError
+    return CheckpointError, DataError, MetricsError, ModelError, RewardError, SamplingError, TrackingError, TrainingError
 
 
 def _process(trainer: Trainer | None) -> str:

@@ -15,27 +15,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from erpo_verl.policy_loss import aggregate_loss, erpo_policy_loss
+from erpo_verl.policy_loss import METRICS, aggregate_loss, erpo_policy_loss, kl_estimate
 from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.metrics import add_mismatch
 from erpo_verl.trainer.policy import Policy, micro_batches
-
-
-def kl_estimate(log_prob: Tensor, ref_log_prob: Tensor, kind: str) -> Tensor:
-    """Estimate of KL(policy || reference) at each token, nats, from the two log-probs of the sampled token.
-
-    ``kl``/``k1``: the log ratio; ``abs``: its size; ``mse``/``k2``: half its square; ``low_var_kl``/``k3``: r - 1 - log r with
-    r = pi_ref / pi, never negative (J. Schulman, "Approximating KL divergence"), cut off at 10 as in verl.
-    """
-    if kind in ("kl", "k1"):
-        return log_prob - ref_log_prob
-    if kind == "abs":
-        return (log_prob - ref_log_prob).abs()
-    if kind in ("mse", "k2"):
-        return 0.5 * (log_prob - ref_log_prob).square()
-    if kind in ("low_var_kl", "k3"):
-        log_ratio = (ref_log_prob - log_prob).clamp(-20, 20)
-        return (log_ratio.exp() - log_ratio - 1).clamp(-10, 10)
-    raise ValueError(f"KL estimator {kind!r}: must be one of kl, k1, abs, mse, k2, low_var_kl, k3")
+from erpo_verl.trainer.processes import Tally
 
 
 @dataclass(frozen=True)
@@ -59,11 +43,18 @@ class Normalisers:
         )
 
 
-def micro_batch_loss(
-    log_prob: Tensor, entropy: Tensor | None, batch: Batch, settings: DictConfig, counts: Normalisers
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss of a micro-batch, and its metrics as sums over it that are ready to be added up over the mini-batch.
+@dataclass(frozen=True)
+class MicroBatchLoss:
+    """The loss of a micro-batch, ready for ``backward``, and its metrics."""
 
+    loss: Tensor  # scalar
+    shares: dict[str, float]  # verl's metrics, as shares that add up over the mini-batch to the number of processes times its value
+    tokens: int  # valid tokens
+    token_sums: dict[str, float]  # sums over them: of the log-ratio old to new, of the estimate of KL(policy || reference)
+
+
+def micro_batch_loss(log_prob: Tensor, entropy: Tensor | None, batch: Batch, settings: DictConfig, counts: Normalisers) -> MicroBatchLoss:
+    """
     Args:
         log_prob: [b, T] float32, nats, under the policy being updated, with gradient.
         entropy: [b, T], nats, with gradient; None unless ``entropy_coeff`` is set.
@@ -74,31 +65,54 @@ def micro_batch_loss(
     actor = settings.actor_rollout_ref.actor
     device = log_prob.device
     mask = batch.response_mask.to(device)
+    tokens = int(mask.sum())
     mode, scale = actor.loss_agg_mode, actor.loss_scale_factor or settings.data.max_response_length
     surrogate = erpo_policy_loss(
         old_log_prob=batch.old_log_probs.to(device),
         log_prob=log_prob,
         advantages=batch.advantages.to(device),
         response_mask=mask,
+        rollout_is_weights=None if batch.rollout_is_weights is None else batch.rollout_is_weights.to(device),
         clip_ratio_low=actor.clip_ratio if actor.clip_ratio_low is None else actor.clip_ratio_low,
         clip_ratio_high=actor.clip_ratio if actor.clip_ratio_high is None else actor.clip_ratio_high,
         clip_ratio_c=actor.clip_ratio_c,
     )
     loss = policy_loss = counts.aggregate(surrogate.losses, mask, mode, scale)
-    metrics = {"actor/pg_loss": policy_loss.item()}
-    share = mask.sum().item() / counts.tokens * counts.processes  # of a mean over tokens
-    metrics.update({name: value * share for name, value in surrogate.metrics.items()})
+    shares = {"actor/pg_loss": policy_loss.item()}
+    share = tokens / counts.tokens * counts.processes  # of a mean over tokens
+    shares.update({name: value * share for name, value in surrogate.metrics.items()})
+    token_sums = {"ppo_kl": surrogate.metrics["actor/ppo_kl"] * tokens}
     if entropy is not None:
         entropy_term = counts.aggregate(entropy, mask, mode, scale)
         loss = loss - actor.entropy_coeff * entropy_term
-        metrics["actor/entropy_loss"] = entropy_term.item()
-    if actor.use_kl_loss:
-        kl = kl_estimate(log_prob, batch.ref_log_prob.to(device), actor.kl_loss_type)
-        kl_term = counts.aggregate(torch.where(mask, kl, 0.0), mask, mode, scale)
+        shares["actor/entropy_loss"] = entropy_term.item()
+    if actor.use_kl_loss and batch.ref_log_prob is not None:
+        kl = torch.where(mask, kl_estimate(log_prob, batch.ref_log_prob.to(device), actor.kl_loss_type), 0.0)
+        kl_term = counts.aggregate(kl, mask, mode, scale)
         if actor.kl_loss_coef:  # a reference that is only there for ERPO costs no backward pass
             loss = loss + actor.kl_loss_coef * kl_term
-        metrics["actor/kl_loss"] = kl_term.item()
-    return loss, metrics
+        shares["actor/kl_loss"] = kl_term.item()
+        token_sums["kl_loss"] = kl.sum().item()
+    return MicroBatchLoss(loss, shares, tokens, token_sums)
+
+
+def may_leave_rows_out(settings: DictConfig) -> bool:
+    """Whether a row's gradient is its advantages' alone: no term of the loss acts on every row."""
+    actor = settings.actor_rollout_ref.actor
+    return actor.entropy_coeff == 0 and not (actor.use_kl_loss and actor.kl_loss_coef)
+
+
+def rows_with_gradient(batch: Batch, settings: DictConfig) -> list[bool]:
+    """For each row, whether it can have a gradient: not where all of its weighted advantages are exactly 0 and nothing else acts on it.
+
+    Such a row (of a group whose responses are all right or all wrong) still counts in what losses are divided by.
+    """
+    if not may_leave_rows_out(settings):
+        return [True] * len(batch)
+    acting = batch.advantages != 0
+    if batch.rollout_is_weights is not None:
+        acting &= batch.rollout_is_weights != 0
+    return acting.any(dim=1).tolist()
 
 
 def mini_batches(batch: Batch, settings: DictConfig, processes: int, epoch: int, step: int) -> list[list[int]]:
@@ -115,73 +129,96 @@ def mini_batches(batch: Batch, settings: DictConfig, processes: int, epoch: int,
     return [[row for group in members[i : i + size] for row in group] for i in range(0, len(members), size)]
 
 
-def update(policy: Policy, batch: Batch, settings: DictConfig, step: int) -> dict[str, float]:
-    """All updates of a training step; returns verl's ``actor/...`` metrics (means over the updates).
+def update(policy: Policy, batch: Batch, settings: DictConfig, step: int, *, measure_mismatch: bool = False) -> dict[str, float]:
+    """All updates of a training step; returns verl's ``actor/...`` metrics, means over the updates.
+
+    Rows that cannot have a gradient are not run. Of ``actor/ppo_kl`` and ``actor/kl_loss``, which are over all rows, the means over
+    the tokens of the rows that were run are then given as ``actor/ppo_kl_live/mean`` and ``actor/kl_loss_live/mean``; verl's names
+    are there where all rows were run. ``actor/rows_run/mean`` is the share of them.
 
     Args:
         policy: is changed; its learning rate moves on by one step at the end, as in verl.
         batch: this process's rows.
         settings: of the whole run.
         step: number of the training step, for shuffling.
+        measure_mismatch: whether to measure how far the rollout's probabilities are from this policy's, on the first mini-batch,
+            before which nothing has changed.
     """
-    actor, processes = settings.actor_rollout_ref.actor, policy.accelerator.num_processes
+    actor, processes = settings.actor_rollout_ref.actor, policy.processes
     policy.module.train()
-    sums: dict[str, float] = defaultdict(float)
+    live = rows_with_gradient(batch, settings)
+    partly = may_leave_rows_out(settings)
+    tally = Tally()
+    tally.ratio("actor/rows_run/mean", sum(live), len(live))
+    terms = {"actor/entropy_loss": actor.entropy_coeff != 0, "actor/kl_loss": actor.use_kl_loss and batch.ref_log_prob is not None}
+    names = ["actor/pg_loss", *METRICS, *(name for name, there in terms.items() if there)]
+    over_live = [name for name in ("actor/ppo_kl", "actor/kl_loss") if name in names and partly]
     norms: list[float] = []
     for epoch in range(actor.ppo_epochs):
-        for rows in mini_batches(batch, settings, processes, epoch, step):
+        for number, rows in enumerate(mini_batches(batch, settings, processes.count, epoch, step)):
             part = batch.rows(rows)
-            tokens, responses = global_sum(policy, [float(part.response_mask.sum()), float(len(part))])
-            counts = Normalisers(processes, max(tokens, 1.0), responses)
-            cuts = _cut(policy, part, actor)
-            for i, chosen in enumerate(cuts):
+            tokens, responses = processes.sum([float(part.response_mask.sum()), float(len(part))])
+            counts = Normalisers(processes.count, max(tokens, 1.0), responses)
+            cuts, fillers = _cut(policy, part, [live[row] for row in rows], actor)
+            measured = measure_mismatch and epoch == number == 0
+            for name in names:  # every process's share counts, also where it ran nothing
+                tally.ratio(name, 0.0, 1.0)
+            for name in over_live:
+                tally.ratio(f"{name}_live/mean", 0.0, 0.0)
+            if measured:
+                add_mismatch(tally, *torch.empty(2, 0, 0), torch.empty(0, 0, dtype=torch.bool))
+            for i, chosen in enumerate([*cuts, *fillers]):
                 micro = part.rows(chosen).trim()
-                with policy.accumulate(last=i == len(cuts) - 1):
+                with policy.accumulate(last=i + 1 == len(cuts) + len(fillers)):
                     log_prob, entropy = policy(micro, with_entropy=actor.entropy_coeff != 0, entropy_gradient=True)
-                    loss, metrics = micro_batch_loss(log_prob, entropy, micro, settings, counts)
-                    loss.backward()
-                for name, value in metrics.items():
-                    sums[name] += value
+                    found = micro_batch_loss(log_prob, entropy, micro, settings, counts)
+                    found.loss.backward()
+                if i >= len(cuts):
+                    continue
+                for name, value in found.shares.items():
+                    tally.ratio(name, value, 0.0)
+                for name in over_live:
+                    tally.ratio(f"{name}_live/mean", found.token_sums[name.removeprefix("actor/")], found.tokens)
+                if measured:
+                    add_mismatch(tally, log_prob.detach().cpu(), micro.rollout_log_probs, micro.response_mask)
+            if not cuts and not fillers:  # in any process: the optimizer still goes on, with a gradient of 0
+                policy.zero_gradients()
             norms.append(policy.apply_gradients(actor.grad_clip))
     lr = policy.lr
     policy.scheduler.step()
-    names = sorted(sums)
-    updates = len(norms)
-    # Each process's sums are of its own share, times the number of processes: their mean is the mini-batch's.
-    means = [value / processes / updates for value in global_sum(policy, [sums[name] for name in names])]
+    metrics = tally.result(processes)
+    if metrics["actor/rows_run/mean"] < 1.0:
+        for name in over_live:
+            del metrics[name]
     finite = [norm for norm in norms if math.isfinite(norm)]
     return {
-        **dict(zip(names, means, strict=True)),
+        **metrics,
         "actor/grad_norm": sum(finite) / len(finite) if finite else math.nan,
         "actor/lr": lr,
-        "actor/skipped_updates/sum": float(updates - len(finite)),
+        "actor/skipped_updates/sum": float(len(norms) - len(finite)),
     }
 
 
-def _cut(policy: Policy, part: Batch, actor: DictConfig) -> list[list[int]]:
+def _cut(policy: Policy, part: Batch, live: Sequence[bool], actor: DictConfig) -> tuple[list[list[int]], list[list[int]]]:
+    """Micro-batches of the rows that have a gradient; and of some that have none, for processes that must take part with them.
+
+    Processes exchange gradients in the last backward pass, and with sharded weights in every pass: so each makes one where any
+    does, and with sharded weights as many as any.
+    """
     lengths, prompts = part.lengths.tolist(), [len(prompt.tokens) for prompt in part.prompts]
-    if not actor.use_dynamic_bsz:
-        return micro_batches(lengths, rows_at_once=actor.ppo_micro_batch_size_per_gpu, prompts=prompts)
-    cuts = micro_batches(lengths, tokens_at_once=actor.ppo_max_token_len_per_gpu, prompts=prompts)
-    if policy.sharded:  # every forward pass gathers weights: all processes must make equally many
-        most = int(global_max(policy, float(len(cuts))))
-        cuts = micro_batches(lengths, tokens_at_once=actor.ppo_max_token_len_per_gpu, prompts=prompts, at_least=most)
-    return cuts
+    size = {"rows_at_once": actor.ppo_micro_batch_size_per_gpu}
+    if actor.use_dynamic_bsz:
+        size = {"tokens_at_once": actor.ppo_max_token_len_per_gpu}
+    rows = [row for row, alive in enumerate(live) if alive]
 
+    def cut(at_least: int) -> list[list[int]]:
+        found = micro_batches([lengths[row] for row in rows], prompts=[prompts[row] for row in rows], at_least=at_least, **size)
+        return [[rows[i] for i in chosen] for chosen in found]
 
-def global_sum(policy: Policy, values: Sequence[float]) -> list[float]:
-    """Sums over all processes."""
-    return _reduce(policy, values, torch.distributed.ReduceOp.SUM)
-
-
-def global_max(policy: Policy, value: float) -> float:
-    """Largest value over all processes."""
-    return _reduce(policy, [value], torch.distributed.ReduceOp.MAX)[0]
-
-
-def _reduce(policy: Policy, values: Sequence[float], operation: torch.distributed.ReduceOp.RedOpType) -> list[float]:
-    if policy.accelerator.num_processes == 1 or not values:
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64, device=policy.device)
-    torch.distributed.all_reduce(tensor, operation)
-    return tensor.tolist()
+    cuts = cut(1)
+    [most] = policy.processes.max([float(len(cuts))])
+    if policy.sharded:
+        cuts = cut(int(most))
+    wanted = int(most) if policy.sharded else min(int(most), 1)
+    others = sorted((row for row, alive in enumerate(live) if not alive), key=lambda row: prompts[row] + lengths[row])
+    return cuts, [[row] for row in others[: max(0, wanted - len(cuts))]]

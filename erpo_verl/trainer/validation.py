@@ -11,7 +11,7 @@ import torch
 from erpo_verl.evaluation.statistics import ProblemSamples, validation_metrics
 from erpo_verl.trainer.batch import Batch
 from erpo_verl.trainer.data import Prompt
-from erpo_verl.trainer.experience import Sampler
+from erpo_verl.trainer.sampler import Sampler
 
 PROMPTS_AT_ONCE = 256
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 
 from erpo_verl.rollout import SamplingParams
-from erpo_verl.rollout.hf import HFRollout, batches, draw, uniforms
+from erpo_verl.rollout.hf import HFRollout, batches, choose, draw, uniforms
 
 EOS = [2, 5, 7]
 SLIDING = {"sliding_window": 6}
@@ -93,6 +94,34 @@ def test_frequencies_are_the_probabilities(temperature, top_k, top_p):
     assert statistic < len(expected) - 1 + 4 * math.sqrt(2 * (len(expected) - 1))
     for response in responses[:50]:
         assert response.log_probs[0] == pytest.approx(whole[response.tokens[0]].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [{"do_sample": False, "temperature": 0.6}, {}, {"temperature": 1.4, "top_p": 0.8}, {"temperature": 0.7, "top_k": 5}], ids=str
+)
+def test_entropies_and_log_probs_are_of_the_whole_distribution_at_the_temperature(how):
+    """Also where only a part of it is sampled from, and where rows leave the batch at different times."""
+    model = build(spread=0.15)
+    params = SamplingParams(n=3, max_tokens=20, seed=2, with_entropy=True, **how)
+    found = engine(model, max_batch=7).generate(prompts(), params)
+    assert len({len(r.tokens) for row in found for r in row}) > 1
+    for prompt, responses in zip(prompts(), found, strict=True):
+        for response in responses:
+            wanted = log_probs(model.eval(), prompt, response.tokens, params.temperature)
+            entropy = -(wanted.exp() * wanted).sum(dim=1)
+            chosen = wanted[range(len(response.tokens)), response.tokens]
+            torch.testing.assert_close(torch.tensor(response.entropies).double(), entropy, atol=1e-5, rtol=0)
+            torch.testing.assert_close(torch.tensor(response.log_probs).double(), chosen, atol=1e-5, rtol=0)
+    without = engine(model, max_batch=7).generate(prompts(), replace(params, with_entropy=False))
+    assert [[r.tokens for r in row] for row in without] == [[r.tokens for r in row] for row in found]
+    assert all(r.entropies is None for row in without for r in row)
+
+
+def test_a_token_that_cannot_be_adds_nothing_to_the_entropy():
+    logits = torch.tensor([[0.0, -math.inf, 0.0], [1.0, -math.inf, -math.inf]])
+    token, log_prob, entropy = choose(logits, SamplingParams(with_entropy=True), torch.tensor([0.9, 0.3], dtype=torch.float64))
+    assert token.tolist() == [2, 0]
+    assert log_prob.tolist() == pytest.approx([-math.log(2), 0.0]) and entropy.tolist() == pytest.approx([math.log(2), 0.0])
 
 
 def test_a_response_depends_on_seed_prompt_and_number_alone():

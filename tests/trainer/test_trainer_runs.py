@@ -68,18 +68,19 @@ def test_metrics_of_every_step_under_verls_names(whole):
         data = line["data"]
         for name in (
             "critic/score/mean", "critic/advantages/max", "response_length/mean", "response_length/clip_ratio", "prompt_length/mean",
-            "actor/entropy", "actor/pg_loss", "actor/pg_clipfrac", "actor/ppo_kl", "actor/kl_loss", "actor/grad_norm", "actor/lr",
-            "perf/total_num_tokens", "perf/throughput", "timing_s/gen", "timing_s/old_log_prob", "timing_s/update_actor", "timing_s/step",
+            "actor/entropy", "actor/pg_loss", "actor/pg_clipfrac", "actor/ppo_kl_live/mean", "actor/kl_loss_live/mean", "actor/grad_norm", "actor/lr",
+            "actor/rows_run/mean", "perf/total_num_tokens", "perf/throughput", "timing_s/gen", "timing_s/ref", "timing_s/update_actor", "timing_s/step",
             "training/global_step", "training/epoch", "training/rollout_probs_diff_mean", "erpo/gate/mean", "erpo/cdp_entropy/mean",
             "reward/acc/mean", "erpo/eta/mean",
         ):  # fmt: skip
             assert math.isfinite(data[name]), name
         assert data["actor/lr"] == pytest.approx(1e-3) and data["training/global_step"] == line["step"]
-        assert data["training/rollout_probs_diff_max"] < 1e-4  # the very weights that are trained have sampled
+        assert 0 < data["training/rollout_probs_diff_max"] < 1e-4  # the very weights that are trained have sampled
+        assert "timing_s/old_log_prob" not in data
         pivots = data["erpo/cdp_share/mean"]
         mean = pivots * data["erpo/cdp_entropy/mean"] + (1 - pivots) * data["erpo/non_cdp_entropy/mean"]
         assert mean == pytest.approx(data["actor/entropy"], rel=1e-4)
-    assert lines[1]["data"]["actor/kl_loss"] < lines[4]["data"]["actor/kl_loss"]
+    assert lines[1]["data"]["actor/kl_loss_live/mean"] < lines[4]["data"]["actor/kl_loss_live/mean"]
     assert lines[1]["data"]["erpo/progress_std/mean"] < 1e-6 < lines[3]["data"]["erpo/progress_std/mean"]
     for step in (0, 2, 4):
         data = lines[step]["data"]
@@ -498,6 +499,18 @@ def test_two_processes_learn_what_one_learns(task, model, tmp_path):
     for name in one:
         for there in (two, sharded):
             assert (one[name] - there[name]).abs().median() < 1e-6, name
+
+
+def test_a_pass_for_the_old_log_probs_gives_what_the_rollout_gave(whole, tmp_path):
+    """With ``bypass_mode=false`` the same responses are sampled and the metrics of the first step are the same, up to rounding."""
+    reference, arguments, _ = whole
+    run_here(other(arguments, tmp_path / "run", "algorithm.rollout_correction.bypass_mode=false", "trainer.total_training_steps=1"))
+    ours, theirs = metrics(tmp_path / "run")[0]["data"], metrics(reference)[1]["data"]
+    more = ours.keys() - theirs.keys()
+    assert {name for name in more if not name.startswith("rollout_corr/")} == {"timing_s/old_log_prob"} and theirs.keys() <= ours.keys()
+    assert 0 <= ours["rollout_corr/k3_kl"] < 1e-8 and ours["rollout_corr/ppl_ratio"] == pytest.approx(1.0, abs=1e-5)
+    for name in ("critic/score/mean", "response_length/mean", "actor/entropy", "actor/pg_loss", "actor/grad_norm", "erpo/gate/mean", "erpo/cdp_entropy/mean"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
 
 
 def test_lora_and_the_merged_export(task, model, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from trainer_runs import random_batch, settings_for, tiny_policy
 
+from erpo_verl.policy_loss import kl_estimate
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.policy import lr_factor, micro_batches
-from erpo_verl.trainer.update import Normalisers, kl_estimate, micro_batch_loss
+from erpo_verl.trainer.update import Normalisers, micro_batch_loss
 
 pytest.importorskip("verl")
 
@@ -113,7 +114,7 @@ def test_loss_and_gradient_are_verls(estimator, mode, extra):
     for rows in micro_batches(batch.lengths.tolist(), rows_at_once=3):
         micro = batch.rows(rows).trim()
         log_prob, entropy = policy(micro, with_entropy=extra != "plain", entropy_gradient=True)
-        loss, _ = micro_batch_loss(log_prob, entropy, micro, settings, counts)
+        loss = micro_batch_loss(log_prob, entropy, micro, settings, counts).loss
         loss.backward()
         total += loss.item()
     assert total == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)

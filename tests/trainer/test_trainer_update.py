@@ -8,17 +8,17 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainer_runs import random_batch, settings_for, tiny_model, tiny_policy
+from trainer_runs import gradients, random_batch, settings_for, tiny_model, tiny_policy
 
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.policy import Policy, fingerprint, micro_batches
-from erpo_verl.trainer.update import mini_batches, update
+from erpo_verl.trainer.update import mini_batches, rows_with_gradient, update
 
 GRPO = "algorithm.adv_estimator=grpo"
 
 
-def ready(config, policy, **kwargs):
-    batch = random_batch(**kwargs)
+def ready(config, policy, batch=None, **kwargs):
+    batch = batch or random_batch(**kwargs)
     old, entropy = policy.log_probs(batch, 4, with_entropy=True)
     reference = policy.log_probs(batch, 4, reference=True)[0] if policy.has_reference else None
     batch = replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
@@ -52,6 +52,75 @@ def test_micro_batches_do_not_change_the_update(mode):
             assert found[name] == pytest.approx(metrics[name], rel=1e-4, abs=1e-7), name
 
 
+MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+
+
+def uniform_groups(config, policy, groups=(1, 3), **kwargs):
+    """A batch whose named groups are all right."""
+    batch = random_batch(prompts=6, **kwargs)
+    scores = batch.scores.clone()
+    for group in groups:
+        scores[4 * group : 4 * group + 4] = 1.0
+    return ready(config, policy, replace(batch, scores=scores))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("estimator", ["erpo", "grpo"])
+@pytest.mark.parametrize("cut", ["ppo_micro_batch_size_per_gpu=3", "use_dynamic_bsz=true"])
+def test_rows_without_a_gradient_are_left_out_and_still_count(mode, estimator, cut, monkeypatch):
+    config = settings_for(
+        f"algorithm.adv_estimator={estimator}", f"actor_rollout_ref.actor.loss_agg_mode={mode}", f"actor_rollout_ref.actor.{cut}",
+        "data.train_batch_size=6", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=60",
+    )  # fmt: skip
+    policy = tiny_policy(config)
+    batch = uniform_groups(config, policy)
+    assert rows_with_gradient(batch, config) == [row // 4 not in (1, 3) for row in range(24)]
+    rows = []
+    forward = type(policy).__call__
+    monkeypatch.setattr(type(policy), "__call__", lambda self, micro, **kw: rows.append(len(micro)) or forward(self, micro, **kw))
+    ours = gradients(policy, batch, config)
+    assert sum(rows) == 16
+    monkeypatch.setattr("erpo_verl.trainer.update.rows_with_gradient", lambda batch, _: [True] * len(batch))
+    whole = gradients(policy, batch, config)
+    assert sum(rows) == 16 + 24 and len(ours) == len(whole) == 3
+    for a, b in zip(ours, whole, strict=True):
+        largest = max(g.abs().max() for g in b)
+        assert all((x - y).abs().max() <= 1e-6 * largest for x, y in zip(a, b, strict=True))
+
+
+def test_a_mini_batch_without_a_gradient_is_a_step_with_a_gradient_of_zero(monkeypatch):
+    """AdamW's momentum and weight decay act there too: the weights are those of a run over all rows."""
+    config = settings_for(GRPO, "data.train_batch_size=6", "actor_rollout_ref.actor.optim.lr=1e-3", "actor_rollout_ref.actor.ppo_epochs=2")
+    ours, whole = tiny_policy(config), tiny_policy(config)
+    batch = uniform_groups(config, ours, groups=(2, 3))
+    found = update(ours, batch, config, 1)
+    monkeypatch.setattr("erpo_verl.trainer.update.rows_with_gradient", lambda batch, _: [True] * len(batch))
+    wanted = update(whole, batch, config, 1)
+    for a, b in zip(ours.parameters, whole.parameters, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
+    assert {int(state["step"]) for state in ours.optimizer.state.values()} == {6}
+    # Where a row without an advantage adds nothing, verl's names keep verl's value; the others say whose tokens they are of.
+    for name in ("actor/pg_loss", "actor/pg_clipfrac", "actor/pg_clipfrac_lower", "actor/grad_norm"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-7), name
+    assert found["actor/rows_run/mean"] == pytest.approx(16 / 24) and wanted["actor/rows_run/mean"] == 1.0
+    assert "actor/ppo_kl" not in found and "actor/ppo_kl" in wanted and found["actor/ppo_kl_live/mean"] != 0
+
+
+def test_a_step_without_any_gradient():
+    config = settings_for(GRPO, "data.train_batch_size=6")
+    policy = tiny_policy(config)
+    found = update(policy, uniform_groups(config, policy, groups=range(6)), config, 1)
+    assert (found["actor/grad_norm"], found["actor/pg_loss"], found["actor/rows_run/mean"], found["actor/skipped_updates/sum"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("term", ["kl_loss_coef=0.1", "entropy_coeff=0.01"])
+def test_with_a_kl_or_entropy_term_every_row_is_run(term):
+    config = settings_for(f"actor_rollout_ref.actor.{term}", "data.train_batch_size=6")
+    policy = tiny_policy(config)
+    found = update(policy, uniform_groups(config, policy), config, 1)
+    assert found["actor/rows_run/mean"] == 1.0 and "actor/ppo_kl" in found and "actor/ppo_kl_live/mean" not in found
+
+
 @settings(max_examples=80, derandomize=True, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30),
@@ -62,10 +131,12 @@ def test_micro_batches_do_not_change_the_update(mode):
 def test_cuts_hold_every_row_once_within_their_bounds(lengths, rows, tokens, at_least):
     by_rows = micro_batches(lengths, rows_at_once=rows)
     assert all(len(cut) <= rows for cut in by_rows)
+    more = micro_batches(lengths, rows_at_once=rows, at_least=at_least)
+    assert len(more) == max(len(by_rows), min(at_least, len(lengths))) and all(len(cut) <= rows for cut in more)
     by_tokens = micro_batches(lengths, tokens_at_once=tokens, at_least=at_least)
     assert all(len(cut) == 1 or len(cut) * max(lengths[i] for i in cut) <= tokens for cut in by_tokens)
     assert len(by_tokens) >= min(at_least, len(lengths))
-    for cut in (by_rows, by_tokens):
+    for cut in (by_rows, more, by_tokens):
         assert sorted(i for part in cut for i in part) == list(range(len(lengths))) and all(cut)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import torch
 from accelerate import Accelerator
 
 from erpo_verl.rollout import Response
+from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.batch import Batch, assemble
 from erpo_verl.trainer.data import Prompt
 from erpo_verl.trainer.policy import Policy
 from erpo_verl.trainer.settings import compose
+from erpo_verl.trainer.update import update
 from examples.arithmetic.tokenizer import build_tokenizer
 from examples.tiny.model import build_model
 
@@ -44,9 +47,46 @@ def tiny_model(seed: int = 0, **shape):
     return build_model(TOKENIZER, seed=seed, **{"layers": 2, "hidden": 64, "intermediate": 64, **shape})
 
 
-def tiny_policy(settings, seed: int = 0, total_steps: int = 10) -> Policy:
+def tiny_policy(settings, seed: int = 0, total_steps: int = 10, model=None) -> Policy:
     """A policy on the CPU in this process."""
-    return Policy(tiny_model(seed), settings, Accelerator(cpu=True), total_steps)
+    return Policy(model or tiny_model(seed), settings, Accelerator(cpu=True), total_steps)
+
+
+def gradients(policy: Policy, batch: Batch, settings, step: int = 1) -> list[list[torch.Tensor]]:
+    """The gradient of each update of a training step; the policy stays as it is."""
+    found: list[list[torch.Tensor]] = []
+
+    def apply_gradients(_: float) -> float:
+        found.append([p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad.clone() for p in policy.parameters])
+        policy.optimizer.zero_grad(set_to_none=True)
+        return 1.0
+
+    policy.apply_gradients = apply_gradients
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch misses the optimizer's step
+            update(policy, batch, settings, step)
+    finally:
+        del policy.apply_gradients
+    return found
+
+
+def some_uniform_groups(settings) -> Batch:
+    """Six groups of four with GRPO's advantages, of which only the first and the last are not all right."""
+    batch = random_batch(prompts=6)
+    scores = batch.scores.clone()
+    scores[4:20] = 1.0
+    g = torch.Generator().manual_seed(1)
+    old = torch.where(batch.response_mask, -3.2 + 0.1 * torch.rand(batch.response_mask.shape, generator=g), 0.0)
+    batch = replace(batch, scores=scores, old_log_probs=old)
+    batch = replace(batch, token_level_rewards=token_level_rewards(batch, settings)[0])
+    return replace(batch, advantages=advantages(batch, settings, 1).advantages)
+
+
+def sharpen(model, factor: float = 2.0):
+    """A random policy whose distributions are as uneven as those of a trained one; nearly uniform ones make a gate of rounding."""
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(factor)  # also the output layer's
+    return model
 
 
 def random_batch(prompts: int = 4, n: int = 4, seed: int = 0, longest: int = 16) -> Batch:

@@ -17,7 +17,7 @@ from erpo_verl.trainer.data import Prompt, PromptOrder
 from erpo_verl.trainer.reward import Judge
 
 
-class ExperienceError(RuntimeError):
+class SamplingError(RuntimeError):
     """Dynamic sampling did not find enough groups."""
 
 
@@ -25,14 +25,15 @@ class Sampler:
     """Samples and judges responses. One in each process; each works on its share of the prompts."""
 
     def __init__(
-        self, engine: RolloutEngine, judge: Judge, tokenizer: PreTrainedTokenizerBase, settings: DictConfig, rank: int = 0, processes: int = 1
-    ):
+        self, engine: RolloutEngine, judge: Judge, tokenizer: PreTrainedTokenizerBase, settings: DictConfig, rank: int = 0, processes: int = 1,
+        *, with_entropy: bool = False,
+    ):  # fmt: skip
         self.engine, self.judge, self.tokenizer, self.settings = engine, judge, tokenizer, settings
         self.rank, self.processes = rank, processes
         rollout = settings.actor_rollout_ref.rollout
         self.train_params = SamplingParams(
             n=rollout.n, max_tokens=settings.data.max_response_length, temperature=rollout.temperature,
-            top_k=rollout.top_k, top_p=rollout.top_p, do_sample=rollout.do_sample,
+            top_k=rollout.top_k, top_p=rollout.top_p, do_sample=rollout.do_sample, with_entropy=with_entropy,
         )  # fmt: skip
         val = rollout.val_kwargs
         self.val_params = SamplingParams(
@@ -60,7 +61,7 @@ class Sampler:
         With ``algorithm.filter_groups`` batches of prompts are sampled until there are enough groups whose metric differs.
 
         Raises:
-            ExperienceError: ``max_num_gen_batches`` batches did not hold enough of them.
+            SamplingError: ``max_num_gen_batches`` batches did not hold enough of them.
         """
         size = self.settings.data.train_batch_size
         wanted = size // self.processes
@@ -69,7 +70,7 @@ class Sampler:
         found = kept = batches = 0
         while found < wanted:
             if filters.enable and 0 < filters.max_num_gen_batches <= batches:
-                raise ExperienceError(
+                raise SamplingError(
                     f"step {step}: {batches} batches of {size} prompts held too few groups whose {filters.metric} differs "
                     f"({found * self.processes} of {size}): raise algorithm.filter_groups.max_num_gen_batches, or take data of "
                     "another difficulty"
@@ -100,7 +101,7 @@ class Sampler:
     def _differing(self, batch: Batch, metric: str) -> list[int]:
         """Rows of the groups whose metric is not the same in all responses."""
         if metric != "reward" and metric not in batch.reward_info:
-            raise ExperienceError(
+            raise SamplingError(
                 f"algorithm.filter_groups.metric={metric}: the reward function returns no such key; it returns score"
                 + "".join(f", {key}" for key in batch.reward_info)
             )

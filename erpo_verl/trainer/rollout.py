@@ -39,6 +39,24 @@ def make_engine(settings: DictConfig, policy: Policy, tokenizer: PreTrainedToken
     )
 
 
+def samples_as_trained(settings: DictConfig, policy: Policy) -> bool:
+    """Whether the rollout samples from the very weights that are trained, in the arithmetic of the update.
+
+    Its probabilities are then those of a pass of training over the same tokens, up to rounding in float32. In bfloat16 they
+    are not: the shapes of the products differ, and 8 bits of mantissa show it.
+    """
+    model_dtype = DTYPES[settings.actor_rollout_ref.actor.fsdp_config.model_dtype]
+    return settings.actor_rollout_ref.rollout.name == "hf" and policy.dtype == model_dtype == torch.float32
+
+
+def bypasses(settings: DictConfig, policy: Policy) -> bool:
+    """Whether the rollout's log-probs and entropies stand for those of a pass of their own (``rollout_correction.bypass_mode``)."""
+    chosen = settings.algorithm.rollout_correction
+    if chosen.bypass_mode is None:
+        return chosen.rollout_is is None and samples_as_trained(settings, policy)
+    return chosen.bypass_mode
+
+
 def eos_token_ids(model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end a response: those of the model's generation settings, and the tokenizer's."""
     config = getattr(model, "generation_config", None)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +21,7 @@ from erpo_verl.runs.versions import versions
 from erpo_verl.trainer import checkpoint
 from erpo_verl.trainer.data import DataError, Prompt, Table, load_tokenizer, read_table, tokenize
 from erpo_verl.trainer.loop import Trainer
+from erpo_verl.trainer.machine import make_accelerator
 from erpo_verl.trainer.policy import Policy, load_model
 from erpo_verl.trainer.reward import DEFAULT, Judge, RewardError, load_reward
 from erpo_verl.trainer.rollout import make_engine
@@ -100,11 +100,7 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
     """
     trainer = settings.trainer
     folder = Path(trainer.default_local_dir).expanduser().absolute()
-    accelerator = Accelerator(
-        log_with=inputs.trackers or None, project_dir=str(folder), mixed_precision="no",
-        cpu=trainer.device == "cpu" or not torch.cuda.is_available(),
-    )  # fmt: skip
-    _check_machine(settings, accelerator)
+    accelerator = make_accelerator(settings, inputs.trackers, folder)
     found = _prepare(folder, trainer, accelerator)
     set_seed(settings.actor_rollout_ref.actor.fsdp_config.seed, device_specific=True)
     model = load_model(settings)
@@ -131,31 +127,6 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
             versions=versions("accelerate", settings.actor_rollout_ref.rollout.name),
         )
     return made
-
-
-def _check_machine(settings: DictConfig, accelerator: Accelerator) -> None:
-    actor, processes, problems = settings.actor_rollout_ref.actor, accelerator.num_processes, []
-    if settings.trainer.device == "cuda" and accelerator.device.type != "cuda":
-        problems.append("trainer.device=cuda: torch finds no GPU here (torch.cuda.is_available() is False)")
-    if settings.trainer.n_gpus_per_node not in (None, processes):
-        problems.append(
-            f"trainer.n_gpus_per_node={settings.trainer.n_gpus_per_node}, and there are {processes} process(es): start it "
-            f"with torchrun --nproc_per_node {settings.trainer.n_gpus_per_node} -m erpo_verl.trainer"
-        )
-    if actor.ppo_mini_batch_size % processes:
-        problems.append(
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}: must be a multiple of the {processes} processes"
-        )
-    if settings.actor_rollout_ref.rollout.name == "vllm" and processes > 1:
-        problems.append(
-            f"actor_rollout_ref.rollout.name=vllm: works with one process, and there are {processes}: set it to hf, or take verl"
-        )
-    if accelerator.distributed_type == DistributedType.FSDP:
-        problems.append("accelerate launch --use_fsdp: leave it out; actor_rollout_ref.actor.strategy=fsdp2 shards the model")
-    elif accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        problems.append(f"accelerate launch asks for {accelerator.distributed_type.value}: this engine has ddp and fsdp2 alone")
-    if problems:
-        raise SettingsError(problems)
 
 
 def _check_vocabulary(size: int, inputs: Inputs) -> None:

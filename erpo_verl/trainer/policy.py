@@ -123,7 +123,7 @@ class Policy:
         self.device, self.processes = accelerator.device, Processes.of(accelerator)
         self.lora = settings.actor_rollout_ref.model.lora_rank > 0
         self.sharded = actor.strategy != "ddp" and accelerator.num_processes > 1
-        self.dtype = DTYPES[actor.fsdp_config.dtype or ("bf16" if self.device.type == "cuda" else "fp32")]
+        self.dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.temperature = settings.actor_rollout_ref.rollout.temperature
         model.to(self.device).train()
         self.start = fingerprint(model)
@@ -210,19 +210,14 @@ class Policy:
         )
 
     def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.dtype == torch.float32 or self.sharded:  # fully_shard casts by itself
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        return contextlib.nullcontext() if self.sharded else self.accelerator.autocast()  # fully_shard casts by itself
 
     @contextlib.contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
         """Around forward and backward of a micro-batch: processes exchange gradients with the last one only."""
         if self.sharded:
             self.module.set_requires_gradient_sync(last)
-        if isinstance(self._forward, nn.parallel.DistributedDataParallel) and not last:
-            with self._forward.no_sync():
-                yield
-        else:
+        with contextlib.nullcontext() if last or self.sharded else self.accelerator.no_sync(self._forward):
             yield
 
     # --- update

@@ -45,9 +45,11 @@ def train(arguments: Sequence[str], *, check: bool = False) -> int:
         from transformers.utils import logging as transformers_logging
 
         from erpo_verl.trainer.build import build, load_inputs
+        from erpo_verl.trainer.machine import check_launch
 
         expected = (*expected, *_own_errors())
         transformers_logging.disable_progress_bar()
+        check_launch(settings)
         inputs = load_inputs(settings)
         if inputs.left_out:
             print(f"left out: {inputs.left_out} prompts over data.max_prompt_length={settings.data.max_prompt_length} tokens")

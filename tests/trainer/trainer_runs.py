@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from erpo_verl.rollout import Response
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.batch import Batch, assemble
 from erpo_verl.trainer.data import Prompt
+from erpo_verl.trainer.machine import make_accelerator
 from erpo_verl.trainer.policy import Policy
 from erpo_verl.trainer.settings import compose
 from erpo_verl.trainer.update import update
@@ -49,7 +49,7 @@ def tiny_model(seed: int = 0, **shape):
 
 def tiny_policy(settings, seed: int = 0, total_steps: int = 10, model=None) -> Policy:
     """A policy on the CPU in this process."""
-    return Policy(model or tiny_model(seed), settings, Accelerator(cpu=True), total_steps)
+    return Policy(model or tiny_model(seed), settings, make_accelerator(settings, [], Path.cwd()), total_steps)
 
 
 def gradients(policy: Policy, batch: Batch, settings, step: int = 1) -> list[list[torch.Tensor]]:

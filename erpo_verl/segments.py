@@ -11,7 +11,7 @@ Work goes block by block: runs of rows whose tokens fit a CPU's cache, or all ro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,12 +102,8 @@ class Block:
         return torch.repeat_interleave(numbers, self.bucket_lengths.reshape(-1))
 
 
-def pack(response_mask: Tensor, buckets: int, entropy: Tensor | None = None) -> list[Block]:
-    """Packs the valid tokens of `response_mask` [B, T]; cuts each response into buckets by position, k = floor(K t / T_i).
-
-    With `entropy` [B, T] the cut is by cumulative entropy instead: k = min(floor(K S_t / S_T), K - 1), where S_t is the
-    sum of the response's entropies up to and including t. A response whose entropies are all 0 is cut by position.
-    """
+def pack(response_mask: Tensor) -> list[Block]:
+    """Packs the valid tokens of `response_mask` [B, T]; each response is one segment (K = 1) until `cut`."""
     count, columns = response_mask.shape
     at_once = max(1, count if response_mask.is_cuda else _CPU_BLOCK // max(columns, 1))
     blocks = []
@@ -117,21 +113,62 @@ def pack(response_mask: Tensor, buckets: int, entropy: Tensor | None = None) -> 
         flat = _nonzero(valid.reshape(-1))
         row_starts = torch.arange(len(valid) + 1, device=flat.device) * columns
         lengths = torch.searchsorted(flat, row_starts).diff()
-        # The first t with floor(K t / T_i) >= k is ceil(k T_i / K): integers, so no rounding can move a token.
-        edges = (torch.arange(buckets + 1, device=flat.device) * lengths[:, None] + buckets - 1) // buckets
-        if entropy is not None:
-            tokens = entropy[rows].reshape(-1).index_select(0, flat)
-            edges = _entropy_edges(tokens, lengths, edges)
-        bucket_lengths = edges.diff(dim=1)
-        blocks.append(Block(rows, columns, flat, lengths, bucket_lengths))
+        blocks.append(Block(rows, columns, flat, lengths, lengths[:, None]))
     return blocks
 
 
-def _entropy_edges(tokens: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
+def cut(
+    blocks: Sequence[Block], buckets: int, entropy: Sequence[Tensor] | None = None, session: Tensor | None = None
+) -> list[Block]:
+    """Cuts each response into `buckets` K by position, k = floor(K t / T_i).
+
+    With `entropy` ([n] of each block) the cut is by cumulative entropy instead: k = min(floor(K S_t / S_T), K - 1), where S_t
+    is the sum of the response's entropies up to and including t. A response whose entropies are all 0 is cut by position.
+
+    With `session` [B] int64, rows of the same number are one response whose parts follow each other in the order of the rows.
+    """
+    lengths = torch.cat([block.lengths for block in blocks])
+    start, total = (torch.zeros_like(lengths), lengths) if session is None else _spans(lengths, session)
+    spent_before = spent_in_all = None
+    if entropy is not None and session is not None:
+        spent = [x.double().clamp_(min=0) for x in entropy]
+        spent = torch.cat([_segment_sums(x, block.lengths) for x, block in zip(spent, blocks, strict=True)])
+        spent_before, spent_in_all = _spans(spent, session)
+    found = []
+    for i, block in enumerate(blocks):
+        # The first t with floor(K t / T_i) >= k is ceil(k T_i / K): integers, so no rounding can move a token.
+        steps = torch.arange(buckets + 1, device=lengths.device)
+        edges = (steps * total[block.rows, None] + buckets - 1) // buckets - start[block.rows, None]
+        edges = edges.clamp(min=0).minimum(block.lengths[:, None])
+        if entropy is not None:
+            before = None if spent_before is None else (spent_before[block.rows], spent_in_all[block.rows])
+            edges = _entropy_edges(entropy[i], block.lengths, edges, before)
+        found.append(replace(block, bucket_lengths=edges.diff(dim=1)))
+    return found
+
+
+def _spans(values: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row [B] the sum of `values` over the earlier rows of its session, and over all of them."""
+    order = session.argsort(stable=True)
+    sizes = session[order].unique_consecutive(return_counts=True)[1]
+    place = torch.repeat_interleave(torch.arange(len(sizes), device=session.device), sizes)
+    rank = torch.arange(len(order), device=session.device) - (sizes.cumsum(0) - sizes)[place]
+    parts = values.new_zeros(len(sizes), int(sizes.max()))
+    parts[place, rank] = values[order]
+    running = parts.cumsum(dim=1)
+    start, total = torch.empty_like(values), torch.empty_like(values)
+    start[order] = (running - parts)[place, rank]
+    total[order] = running[:, -1][place]
+    return start, total
+
+
+def _entropy_edges(
+    tokens: Tensor, lengths: Tensor, edges: Tensor, session: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """[b, K + 1]: the first t in each bucket of cumulative entropy; `edges` (by position) where there is no entropy.
 
     `tokens` [n] are the entropies of b responses, one after the other. Each response is summed by itself, so that no
-    other one can move a token that lies on an edge.
+    other one can move a token that lies on an edge. `session`: what was spent before each row [b], and is spent in all.
     """
     rows, buckets = len(lengths), edges.shape[1] - 1
     width = max(1, int(lengths.max()))
@@ -140,9 +177,13 @@ def _entropy_edges(tokens: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
     # An entropy may come out of a softmax as -1e-8; the running sum must not fall.
     spent = tokens.new_zeros(rows * width, dtype=torch.float64)
     spent = spent.scatter_(0, places, tokens.double().clamp_(min=0)).view(rows, width).cumsum(dim=1)
-    total = spent[:, -1:].clone()
+    if session is None:
+        total = spent[:, -1:].clone()
+    else:
+        spent, total = spent.add_(session[0][:, None]), session[1][:, None]
     # The first t with K S_t >= k S_T; what is left, S_T included, is in the last bucket.
     inner = torch.searchsorted(spent.mul_(buckets), total * torch.arange(1, buckets, device=lengths.device))
+    inner = inner.minimum(lengths[:, None])
     return torch.where(total > 0, torch.cat([edges[:, :1], inner, edges[:, -1:]], dim=1), edges)
 
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from erpo_verl.config import ErpoConfigError
 from erpo_verl.recipes import architectures, memory
+from erpo_verl.settings import SettingsError
 
 COLUMNS = ("data_source", "prompt", "reward_model")
 """What verl's data set and the reward read of a parquet file."""
@@ -129,7 +129,7 @@ def _erpo_problems(config: DictConfig) -> list[str]:
 
     try:
         check_config(config)
-    except ErpoConfigError as error:
+    except SettingsError as error:
         return list(error.problems)
     return []
 
@@ -151,7 +151,7 @@ def _verl_problems(config: DictConfig) -> list[str]:
         warnings.simplefilter("ignore")  # "Disabled critic", as is meant
         try:
             validate_config(config, need_reference_policy(config), need_critic(config))
-        except ErpoConfigError:
+        except SettingsError:
             pass  # ERPO's checks are hooked in there; they have been heard
         except Exception as error:
             problems.append(f"verl: {error}")

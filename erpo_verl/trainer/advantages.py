@@ -1,4 +1,4 @@
-"""Token rewards and advantages of a batch: the one place where the engine meets the method (``erpo_verl.advantage``)."""
+"""Token rewards and advantages of a batch: the one place where the engine meets the method (``erpo_verl.methods``)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from erpo_verl.advantage import ErpoAdvantages, erpo_advantages
-from erpo_verl.config import ErpoConfig, GateConfig, ProgressConfig
+from erpo_verl import methods
+from erpo_verl.methods import Credit, TokenBatch
 from erpo_verl.policy_loss import kl_estimate
 from erpo_verl.trainer.batch import Batch
-
-# GRPO is ERPO without gate and progress, bit for bit verl's; so a GRPO run has the pivots' metrics to be compared by.
-GRPO = ErpoConfig(gate=GateConfig(enable=False), progress=ProgressConfig(enable=False))
 
 
 def token_level_rewards(batch: Batch, settings: DictConfig) -> tuple[Tensor, dict[str, float]]:
@@ -32,22 +29,21 @@ def token_level_rewards(batch: Batch, settings: DictConfig) -> tuple[Tensor, dic
     return rewards - weight * kl, {"actor/reward_kl_penalty": mean, "actor/reward_kl_penalty_coeff": weight}
 
 
-def advantages(batch: Batch, settings: DictConfig, step: int, keep_tokens: bool = False) -> ErpoAdvantages:
+def advantages(batch: Batch, settings: DictConfig, step: int, keep_tokens: bool = False) -> Credit:
     """Advantages of a whole batch (all processes' rows), by ``algorithm.adv_estimator``.
 
     Raises:
         ValueError: a log-prob, entropy or reward that is not finite (names tensor, row and token).
     """
-    erpo = settings.algorithm.adv_estimator == "erpo"
-    return erpo_advantages(
+    name = settings.algorithm.adv_estimator
+    given = TokenBatch(
         token_level_rewards=batch.token_level_rewards,
         response_mask=batch.response_mask,
         index=batch.uid,
         entropy=batch.entropy,
         old_log_probs=batch.old_log_probs,
         ref_log_prob=batch.ref_log_prob,
-        config=ErpoConfig.from_mapping(settings.algorithm.erpo) if erpo else GRPO,
         step=step,
         norm_adv_by_std_in_grpo=settings.algorithm.norm_adv_by_std_in_grpo,
-        keep_tokens=keep_tokens,
     )
+    return methods.get(name).credit(given, settings.algorithm.get(name), keep_tokens=keep_tokens)

@@ -8,24 +8,24 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from erpo_verl.advantage import ErpoTokens
+from erpo_verl.methods.contract import Tokens
 from erpo_verl.reward import Reason
 from erpo_verl.runs.rollouts import write_rollouts
 from erpo_verl.trainer.batch import Batch
 
-# Column of the file -> field of ErpoTokens. The other per-token columns come from the batch.
+# Column of the file -> field of Tokens. The other per-token columns come from the batch.
 _FROM_TOKENS = {
     "entropy": "entropy", "z": "z", "gate": "gate", "progress": "progress",
     "progress_normalised": "progress_normalised", "bucket": "bucket", "advantage": "advantages",
 }  # fmt: skip
 
 
-def write_step(folder: Path, step: int, batch: Batch, tokens: ErpoTokens, tokenizer: PreTrainedTokenizerBase) -> Path:
+def write_step(folder: Path, step: int, batch: Batch, tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write ``folder/step_<step>.parquet``: a training batch (all processes' rows) with its token advantages."""
     rows = _rows(batch, step, tokenizer)
     bounds = batch.lengths.cumsum(0).tolist()
     outcome = tokens.outcome.tolist()
-    columns = {name: getattr(tokens, field) for name, field in _FROM_TOKENS.items()}
+    columns = {name: getattr(tokens, field, None) for name, field in _FROM_TOKENS.items()}
     columns = {name: None if column is None else column.tolist() for name, column in columns.items()}
     for i, row in enumerate(rows):
         start, end = bounds[i] - row["length"], bounds[i]

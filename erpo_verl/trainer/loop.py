@@ -4,7 +4,7 @@ For each step:
     1  rollout       n responses to each prompt, from the policy as it is now
     2  reward        the reward function judges each response
     3  log-probs     old log-probs and entropies under the policy, log-probs under the reference
-    4  advantages    GRPO: one number a response; ERPO: one a token (`erpo_verl.advantage`)
+    4  advantages    GRPO: one number a response; ERPO: one a token (`erpo_verl.methods`)
     5  update        clipped surrogate on mini-batches, KL and entropy terms if asked for (`update.py`)
 
 Around it: validation, metrics, checkpoints, and an orderly end at Ctrl-C.

@@ -2,77 +2,15 @@
 
 Names, meanings and defaults are verl's (0.9.1), so that a command line for ``verl.trainer.main_ppo`` that uses these keys runs
 here unchanged. Where a default differs from verl's, the help text says so. ``erpo train --help`` and ``docs/trainer.md`` are
-made from this table; ``settings.py`` composes and checks a run's settings against it. ERPO's own settings, under
-``algorithm.erpo``, are declared in ``erpo_verl.config`` and only named here as a whole.
+made from this table; ``settings.py`` composes and checks a run's settings against it. The settings of a method, under
+``algorithm.<name>``, are declared where the method is (``erpo_verl.methods``).
 """
 
 from __future__ import annotations
 
-import math
-import numbers
-from dataclasses import dataclass
-from typing import Any
-
-REQUIRED = "???"  # omegaconf's mark for a value that must be given
-
-
-_KINDS = {
-    str: "text",
-    "paths": "a path or a list of paths",
-    "names": "a name or a list of names",
-    "list": "a list",
-    "dict": "a mapping",
-}
-
-
-@dataclass(frozen=True)
-class Key:
-    """One setting. ``kind`` is bool, int, float, str, ``paths`` or ``names`` (one or a list), ``list`` or ``dict``."""
-
-    name: str
-    default: Any
-    kind: type | str
-    help: str
-    choices: tuple[Any, ...] | None = None
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    nullable: bool = False
-
-    @property
-    def allowed(self) -> str:
-        """The allowed values, in words."""
-        if self.choices is not None:
-            text = "one of " + ", ".join(str(choice) for choice in self.choices)
-        elif self.kind is bool:
-            text = "true or false"
-        elif self.kind in (int, float):
-            text = "an integer" if self.kind is int else "a number"
-            limits = [(">=", self.at_least), (">", self.above), ("<=", self.at_most)]
-            text += "".join(f" {sign} {limit:g}" for sign, limit in limits if limit is not None)
-        else:
-            text = _KINDS[self.kind]
-        return f"{text}, or null" if self.nullable else text
-
-    def accepts(self, value: Any) -> bool:
-        """Whether ``value`` has the right type and lies in the range."""
-        if value is None:
-            return self.nullable
-        if self.choices is not None:
-            return value in self.choices
-        if self.kind is bool:
-            return isinstance(value, bool)
-        if self.kind in (int, float):
-            kind = numbers.Integral if self.kind is int else numbers.Real
-            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-                return False
-            within = self.at_least is None or value >= self.at_least
-            within = within and (self.above is None or value > self.above)
-            return within and (self.at_most is None or value <= self.at_most)
-        if self.kind in ("paths", "names"):
-            return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(isinstance(x, str) for x in value))
-        return isinstance(value, {str: str, "list": list, "dict": dict}[self.kind])
-
+from erpo_verl import methods
+from erpo_verl.settings import REQUIRED
+from erpo_verl.settings import Setting as Key
 
 _ACTOR, _ROLLOUT, _MODEL = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout.", "actor_rollout_ref.model."
 
@@ -170,7 +108,7 @@ KEYS: tuple[Key, ...] = (
     Key(_ROLLOUT + "val_kwargs.top_p", 1.0, float, "As above, for validation.", above=0, at_most=1),
     Key(_ROLLOUT + "val_kwargs.do_sample", False, bool, "Sample in validation, or take the likeliest token."),
     # --- algorithm
-    Key("algorithm.adv_estimator", "erpo", str, "Advantage estimator. verl's default is gae.", choices=("erpo", "grpo")),
+    Key("algorithm.adv_estimator", "erpo", str, "Advantage estimator, a method of token-level credit. verl's default is gae.", choices=tuple(methods.registered())),
     Key("algorithm.norm_adv_by_std_in_grpo", True, bool, "Divide outcome advantages by the group's spread (false: Dr. GRPO)."),
     Key("algorithm.use_kl_in_reward", False, bool, "Take a KL penalty off the token rewards."),
     Key("algorithm.kl_penalty", "kl", str, "Its estimator.", choices=("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")),
@@ -188,7 +126,7 @@ KEYS: tuple[Key, ...] = (
     Key("algorithm.rollout_correction.rollout_is_threshold", 2.0, float, "These weights are cut off there (truncated importance "
         "sampling; verl's lower_upper form is not supported).", above=0),
     Key("algorithm.rollout_correction.rollout_is_batch_normalize", False, bool, "Divide the weights by their mean."),
-    Key("algorithm.erpo", {}, "dict", "ERPO's settings, docs/settings.md."),
+    *(Key(f"algorithm.{name}", {}, "dict", f"Settings of {name}, docs/settings.md.") for name in methods.registered()),
     # --- reward
     Key("reward.custom_reward_function.path", None, str, "File, or pkg://module, of the reward function; null: pkg://erpo_verl.reward "
         "(verl: chosen by data source).", nullable=True),

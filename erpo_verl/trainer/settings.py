@@ -9,9 +9,9 @@ are reported at once, each with the key, the value, what is allowed, and for an 
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from erpo_verl.config import ErpoConfig, ErpoConfigError
-from erpo_verl.trainer.schema import KEYS, REQUIRED, Key
+from erpo_verl import methods
+from erpo_verl.settings import REQUIRED, Setting, SettingsError, nearest
+from erpo_verl.trainer.schema import KEYS
 
 DEFAULT_SEED = 1  # of data.seed
 _BY_NAME = {key.name: key for key in KEYS}
 _OPEN = tuple(key.name for key in KEYS if key.kind == "dict")  # what is below them is not ours to know
 
 
-class SettingsError(ValueError):
-    """Settings are unknown, wrong or do not fit together; ``problems`` lists every one of them."""
-
-    def __init__(self, problems: Sequence[str]):
-        self.problems = list(problems)
-        super().__init__("\n  - ".join([f"{len(self.problems)} problem(s) in the settings:", *self.problems]))
-
-
 def compose(arguments: Sequence[str]) -> DictConfig:
     """Settings from command-line arguments: YAML files and overrides, in order.
 
     Returns:
-        A read-only DictConfig with every key of the schema, interpolations resolved, ``data.seed`` a number; ``algorithm.erpo``
-        holds ERPO's settings in full.
+        A read-only DictConfig with every key of the schema, interpolations resolved, ``data.seed`` a number; ``algorithm.<name>``
+        holds the settings of the method in use in full, and of any other for which some are given.
 
     Raises:
         SettingsError: see its ``problems``.
@@ -72,18 +65,31 @@ def compose(arguments: Sequence[str]) -> DictConfig:
     problems += dict.fromkeys(p for key in KEYS if (p := _check(key, settings)) is not None)
     if problems:
         raise SettingsError(problems)
-    erpo = None
-    try:
-        erpo = ErpoConfig.from_mapping(settings.algorithm.erpo)
-        settings.algorithm.erpo = erpo.to_dict()
-    except ErpoConfigError as error:
-        problems += error.problems
-    problems += _together(settings, erpo)
-    if problems:
+    problems += _methods(settings)
+    if problems or (problems := _together(settings)):
         raise SettingsError(problems)
     OmegaConf.set_struct(settings, True)
     OmegaConf.set_readonly(settings, True)
     return settings
+
+
+def _methods(settings: DictConfig) -> list[str]:
+    """Fills in the settings of the method in use, and of any other that has some; returns what is wrong with them.
+
+    Only now is a method's module loaded, and torch with it: a wrong key elsewhere is answered before.
+    """
+    problems = []
+    for name in methods.registered():
+        given = settings.algorithm.pop(name)
+        if name != settings.algorithm.adv_estimator and not given:
+            continue
+        try:
+            settings.algorithm[name] = methods.get(name).configure(given).to_dict()
+        except methods.UnknownMethodError as error:
+            problems.append(f"algorithm.adv_estimator={name}: {error}")
+        except SettingsError as error:
+            problems += error.problems
+    return problems
 
 
 def _read(argument: str) -> DictConfig:
@@ -126,18 +132,11 @@ def _known(name: str) -> bool:
 
 
 def _unknown(name: str, value: Any) -> str:
-    nearest = max(_BY_NAME, key=lambda known: _likeness(name, known))
-    return (
-        f"{name}={value}: not supported by this engine; the nearest supported key is {nearest} ({_BY_NAME[nearest].allowed})"
-    )
+    like = _BY_NAME[nearest(name, _BY_NAME)]
+    return f"{name}={value}: not supported by this engine; the nearest supported key is {like.name} ({like.allowed})"
 
 
-def _likeness(name: str, known: str) -> float:
-    whole = difflib.SequenceMatcher(None, name.lower(), known).ratio()
-    return whole + difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1].lower(), known.rsplit(".", 1)[-1]).ratio()
-
-
-def _check(key: Key, settings: DictConfig) -> str | None:
+def _check(key: Setting, settings: DictConfig) -> str | None:
     parent, _, last = key.name.rpartition(".")
     section = OmegaConf.select(settings, parent)
     if not isinstance(section, DictConfig) or last not in section:
@@ -146,10 +145,10 @@ def _check(key: Key, settings: DictConfig) -> str | None:
         return f"{key.name} is not given ({key.help})"
     value = section[last]
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    return None if key.accepts(value) else f"{key.name}={value!r}: must be {key.allowed}"
+    return None if key.accepts(value) else key.problem(value, f"{key.name}={value!r}")
 
 
-def _together(s: DictConfig, erpo: ErpoConfig | None) -> list[str]:
+def _together(s: DictConfig) -> list[str]:
     """Settings that are right one by one and do not fit together."""
     problems = []
     actor, rollout = s.actor_rollout_ref.actor, s.actor_rollout_ref.rollout
@@ -163,20 +162,23 @@ def _together(s: DictConfig, erpo: ErpoConfig | None) -> list[str]:
             f"actor_rollout_ref.rollout.n={rollout.n}: {s.algorithm.adv_estimator} compares the responses of a group; "
             "set it to 2 or more (8 is usual)"
         )
-    if s.algorithm.adv_estimator == "erpo" and erpo is not None and erpo.needs_ref_log_prob and not needs_reference(s):
+    method = methods.get(s.algorithm.adv_estimator)
+    needed = method.inputs(method.configure(s.algorithm[method.name]))
+    if "ref_log_prob" in needed and not needs_reference(s):
+        otherwise = method.without.get("ref_log_prob")
         problems.append(
-            "the progress term compares the policy with a reference policy and there is none: set "
+            f"{method.name} compares the policy with a reference policy and there is none: set "
             "actor_rollout_ref.actor.use_kl_loss=true (actor_rollout_ref.actor.kl_loss_coef=0 is fine and adds no KL "
-            "loss), or switch the term off with algorithm.erpo.progress.enable=false"
+            "loss)" + (f", or {otherwise}" if otherwise else "")
         )
     if s.algorithm.rollout_correction.bypass_mode and s.algorithm.rollout_correction.rollout_is is not None:
         problems.append(
             f"algorithm.rollout_correction.rollout_is={s.algorithm.rollout_correction.rollout_is}: has no effect with bypass_mode=true, where "
             "the rollout's log-probs are the old ones (PPO's ratio corrects already); set one of them"
         )
-    if s.algorithm.rollout_correction.bypass_mode and rollout.name == "vllm" and s.algorithm.adv_estimator == "erpo" and erpo.needs_entropy:
+    if s.algorithm.rollout_correction.bypass_mode and rollout.name == "vllm" and "entropy" in needed:
         problems.append(
-            "algorithm.rollout_correction.bypass_mode=true: ERPO needs each token's entropy, which vllm does not give: leave it at "
+            f"algorithm.rollout_correction.bypass_mode=true: {method.name} needs each token's entropy, which vllm does not give: leave it at "
             "false, or take actor_rollout_ref.rollout.name=hf"
         )
     if rollout.val_kwargs.do_sample and not rollout.val_kwargs.temperature > 0:
@@ -227,23 +229,15 @@ def as_list(value: Any) -> list[str]:
 
 
 def help_text() -> str:
-    """The schema as text, one section after the other."""
+    """The schema and the settings of all methods as text, one section after the other."""
     lines, section = [], None
+    own = {method.name: method for method in methods.all_methods()}
     for key in KEYS:
         head = key.name.split(".")[0]
         if head != section:
             section = head
             lines.append(f"\n{section}")
-        default = "(required)" if key.default == REQUIRED else "null" if key.default is None else key.default
-        lines.append(f"  {key.name} = {default}\n      {key.help} [{key.allowed}]")
+        name = key.name.removeprefix("algorithm.")
+        inner = [replace(item, name=f"{key.name}.{item.name}") for item in own[name].settings.settings()] if name in own else [key]
+        lines += [f"  {item.name} = {item.written}\n      {item.help} [{item.allowed}]" for item in inner]
     return "\n".join(lines)
-
-
-def markdown_table() -> str:
-    """The schema as the table of ``docs/trainer.md``."""
-    rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
-    for key in KEYS:
-        default = "required" if key.default == REQUIRED else "null" if key.default is None else str(key.default)
-        default = default.lower() if isinstance(key.default, bool) else default
-        rows.append(f"| `{key.name}` | {default} | {key.allowed} | {key.help} |")
-    return "\n".join(rows)

@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from erpo_verl.config import ErpoConfig, ErpoConfigError
+from erpo_verl.methods.erpo import ErpoConfig
+from erpo_verl.settings import SettingsError
 
 
 def _select(config: DictConfig, key: str, default: Any = None) -> Any:
@@ -25,21 +26,21 @@ def check_config(config: DictConfig) -> ErpoConfig | None:
         The checked settings, or None if the run does not use the estimator ``erpo``.
 
     Raises:
-        ErpoConfigError: settings under ``algorithm.erpo`` are wrong, or other settings of verl rule ERPO out.
+        SettingsError: settings under ``algorithm.erpo`` are wrong, or other settings of verl rule ERPO out.
     """
     problems = _loss_problems(config)
     erpo = None
     if _select(config, "algorithm.adv_estimator") == "erpo":
         try:
             erpo = ErpoConfig.from_mapping(_select(config, "algorithm.erpo"))
-        except ErpoConfigError as error:
+        except SettingsError as error:
             problems.extend(error.problems)
         problems.extend(_estimator_problems(config, erpo))
     elif _select(config, "algorithm.erpo") is not None:
         name = _select(config, "algorithm.adv_estimator")
         print(f"erpo-verl: algorithm.erpo.* is set but algorithm.adv_estimator={name}: ignored.", file=sys.stderr)
     if problems:
-        raise ErpoConfigError(problems)
+        raise SettingsError(problems)
     return erpo
 
 

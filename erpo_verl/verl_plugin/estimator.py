@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from erpo_verl.advantage import erpo_advantages
-from erpo_verl.config import ErpoConfig
+from erpo_verl.methods.erpo import ErpoConfig, erpo_advantages
 from erpo_verl.verl_plugin import context
 
 

@@ -124,9 +124,18 @@ def any_settings(**fixed):
         "buckets.difficulty_bands": st.sampled_from([1, 2, 4]),
         "zero_variance.rule": st.sampled_from(["zero", "threshold"]),
         "zero_variance.threshold": st.sampled_from([0.0, 0.5, 1.0]),
+        "gate.measure": st.sampled_from(["entropy", "entropy", "surprisal"]),
+        "gate.side": st.sampled_from(["all", "all", "positive"]),
+        "synthesis.bound": st.sampled_from([None, None, 0.5, 2.0]),
+        "strength.entropy_target": st.sampled_from([None, None, 0.5, 3.0]),
     }
     assert set(choices) < set(DEFAULTS)
     return st.fixed_dictionaries({k: v for k, v in choices.items() if k not in fixed}).map(lambda d: {**d, **fixed})
+
+
+def same(actual, expected):
+    """Whether two dicts of metrics are equal; NaN, which stands for an empty set, equals itself."""
+    return actual.keys() == expected.keys() and all(str(value) == str(expected[name]) for name, value in actual.items())
 
 
 def close(actual, expected, tolerance=1e-9):

@@ -18,6 +18,8 @@ DEFAULTS = {
     "gate.enable": True,
     "gate.gamma": 5.0,
     "gate.normalize": "none",
+    "gate.measure": "entropy",
+    "gate.side": "all",
     "progress.enable": True,
     "progress.beta": 0.1,
     "progress.eta": 0.2,
@@ -32,6 +34,9 @@ DEFAULTS = {
     "buckets.difficulty_bands": 4,
     "zero_variance.rule": "zero",
     "zero_variance.threshold": 0.5,
+    "synthesis.bound": None,
+    "strength.entropy_target": None,
+    "strength.fade_steps": None,
 }
 
 
@@ -95,6 +100,14 @@ def eta_at(settings, step):
     return eta
 
 
+def strength_at(target, fade_steps, step, entropies):
+    """Strength of an emphasis: `entropies` are those of all valid tokens of the batch."""
+    strength = 1.0 if fade_steps is None else max(0.0, 1 - step / fade_steps)
+    if target is not None:
+        strength *= min(max((target - mean(entropies)) / target, 0.0), 1.0) if entropies else 0.0
+    return strength
+
+
 def erpo(
     token_level_rewards, response_mask, index, entropy, old_log_probs, ref_log_prob, settings, step=None, std=True
 ):
@@ -104,7 +117,13 @@ def erpo(
     valid = [[t for t, m in enumerate(row) if m] for row in response_mask]
     rewards = [math.fsum(r for r in row if math.isfinite(r)) for row in token_level_rewards]
     A = outcome_advantages(rewards, index, std)
-    eta = eta_at(settings, step)
+    strength = strength_at(
+        settings["strength.entropy_target"],
+        settings["strength.fade_steps"],
+        step,
+        [entropy[i][t] for i in rows for t in valid[i]] if entropy else [],
+    )
+    eta = eta_at(settings, step) * strength
 
     # Gate.
     W = {(i, t): 1.0 for i in rows for t in valid[i]}
@@ -112,14 +131,18 @@ def erpo(
         tokens = [(i, t) for i in rows if index[i] == group for t in valid[i]]
         if not tokens:
             continue
-        H = [entropy[i][t] for i, t in tokens]
-        mu, sigma = mean(H), population_std(H)
-        for i, t in tokens:
-            W[i, t] = sigmoid(settings["gate.gamma"] * (entropy[i][t] - mu) / (sigma + EPS))
-        if settings["gate.normalize"] == "mean_one":
-            mean_W = mean([W[token] for token in tokens])
-            for token in tokens:
+        surprisal = settings["gate.measure"] == "surprisal"
+        H = {(i, t): -old_log_probs[i][t] if surprisal else entropy[i][t] for i, t in tokens}
+        mu, sigma = mean(list(H.values())), population_std(list(H.values()))
+        acted = [(i, t) for i, t in tokens if settings["gate.side"] == "all" or A[i] > 0]
+        for token in acted:
+            W[token] = sigmoid(settings["gate.gamma"] * (H[token] - mu) / (sigma + EPS))
+        if settings["gate.normalize"] == "mean_one" and acted:
+            mean_W = mean([W[token] for token in acted])
+            for token in acted:
                 W[token] /= mean_W
+        for token in acted:
+            W[token] = 1 + strength * (W[token] - 1)
 
     # Progress.
     Psi = {token: 0.0 for token in W}
@@ -159,5 +182,14 @@ def erpo(
                     s_normalised = min(max(s_normalised, -settings["progress.clip"]), settings["progress.clip"])
                 Psi[i, t] = W[i, t] * anchor * s_normalised
 
-    width = len(response_mask[0])
-    return [[W[i, t] * A[i] + eta * Psi[i, t] if (i, t) in W else 0.0 for t in range(width)] for i in rows]
+    advantages = {(i, t): W[i, t] * A[i] + eta * Psi[i, t] for i, t in W}
+    if settings["synthesis.bound"] is not None:
+        for i, t in advantages:
+            room = settings["synthesis.bound"] * abs(A[i])
+            advantages[i, t] = min(max(advantages[i, t], A[i] - room), A[i] + room)
+    return table(advantages, response_mask)
+
+
+def table(advantages, response_mask):
+    """{(row, column): value} as [B][T] floats, 0.0 at masked tokens."""
+    return [[advantages.get((i, t), 0.0) for t in range(len(row))] for i, row in enumerate(response_mask)]

@@ -8,7 +8,8 @@ from core_batches import Batch, any_settings, batches, close, examples, random_b
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erpo_verl import ErpoConfig, erpo_advantages
+from erpo_verl import ErpoConfig, TokenBatch, erpo_advantages
+from erpo_verl.methods.erpo import METHOD
 
 MANY = examples(150)
 SOME = examples(50)
@@ -63,7 +64,7 @@ def test_a_batch_larger_than_one_block_is_the_same_as_its_groups_alone(monkeypat
     monkeypatch.setattr("erpo_verl.segments._CPU_BLOCK", 100)  # three rows a block
     cut = batch.advantages({"gate.normalize": "mean_one", "buckets.axis": "cumulative_entropy"}, keep_tokens=True)
     assert close(cut.advantages, whole.advantages, 1e-13)
-    assert cut.metrics == pytest.approx(whole.metrics)
+    assert cut.metrics == pytest.approx(whole.metrics, nan_ok=True)
     assert torch.equal(cut.advantages[cut.tokens.row, cut.tokens.column], cut.tokens.advantages)
 
 
@@ -92,6 +93,57 @@ def test_without_progress_every_token_keeps_the_sign_of_its_outcome(batch, optio
 
 
 @SOME
+@given(batches(), any_settings(synthesis__bound=0.5))
+def test_a_bound_below_1_keeps_every_sign_and_how_far_it_moves(batch, options):
+    result = batch.advantages(options).advantages
+    outcome = batch.advantages({"gate.enable": False, "progress.eta": 0.0}).advantages
+    assert torch.equal(result.sign(), outcome.sign())
+    assert ((result - outcome).abs() <= 0.5 * outcome.abs() * (1 + 1e-12)).all()
+
+
+@SOME
+@given(batches(dtype=torch.float32), any_settings(synthesis__bound=None), st.sampled_from(["target", "fade"]))
+def test_strength_0_is_grpo_bit_for_bit(batch, options, law):
+    H = batch.entropy[batch.response_mask]
+    target = float(H.mean()) * 0.9 if len(H) and H.mean() > 0 else 1e-6
+    options = {**options, "strength.entropy_target": target} if law == "target" else {**options, "strength.fade_steps": 7}
+    result = batch.advantages(options, step=7)
+    assert torch.equal(result.advantages, batch.advantages({"gate.enable": False, "progress.eta": 0.0}).advantages)
+    acts = options["gate.enable"] or (options["progress.enable"] and options["progress.eta"])
+    assert result.metrics["erpo/strength/mean"] == 0 or not acts
+
+
+def test_strength_falls_with_the_mean_entropy_and_over_the_steps():
+    # H = 1/2 on average. Rewards 1, 0: A = +-1/sqrt(2); W by hand as in test_by_hand_one_bucket, without progress.
+    batch = one_group([1.0, 0.0], entropy=[[0.0, 1.0], [0.0, 1.0]])
+    high, A = 1 / (1 + math.exp(-5)), math.sqrt(0.5)
+    for options, step, strength in (
+        ({"strength.entropy_target": 2.0}, None, 0.75),
+        ({"strength.entropy_target": 0.5}, None, 0.0),
+        ({"strength.fade_steps": 10}, 4, 0.6),
+        ({"strength.fade_steps": 10, "strength.entropy_target": 1.0}, 4, 0.3),
+        ({"strength.fade_steps": 10}, 12, 0.0),
+    ):
+        result = batch.advantages({"progress.enable": False, **options}, step=step)
+        assert result.metrics["erpo/strength/mean"] == pytest.approx(strength)
+        assert result.advantages[0, 1].item() == pytest.approx(A * (1 + strength * (high - 1)), abs=1e-4)
+    # The engine may know better than the rows at hand.
+    given = TokenBatch(**vars(batch), mean_entropy=1.5)
+    assert METHOD.credit(given, {"strength": {"entropy_target": 2.0}}).metrics["erpo/strength/mean"] == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="needs `step`"):
+        batch.advantages({"strength.fade_steps": 10})
+
+
+def test_the_gate_may_act_on_right_responses_alone_with_mean_one():
+    batch = random_batch(12, 20, 15, 3)
+    tokens = batch.advantages({"gate.side": "positive", "gate.normalize": "mean_one"}, keep_tokens=True).tokens
+    assert (tokens.gate[tokens.outcome <= 0] == 1).all()
+    for group in set(batch.index):
+        rows = torch.tensor([name == group for name in batch.index])[tokens.row]
+        assert tokens.gate[rows & (tokens.outcome > 0)].mean() == pytest.approx(1.0)
+
+
+@SOME
 @given(batches(), any_settings(), st.integers(0, 4), st.integers(0, 4), st.randoms(use_true_random=False))
 def test_padding_order_and_mask_dtype_change_nothing(batch, options, left, right, random):
     expected = batch.advantages(options).advantages
@@ -113,7 +165,7 @@ def test_padding_order_and_mask_dtype_change_nothing(batch, options, left, right
 
 
 @SOME
-@given(batches(grids=GRIDS), any_settings(buckets__scope="prompt"))
+@given(batches(grids=GRIDS), any_settings(buckets__scope="prompt", strength__entropy_target=None))
 def test_a_group_does_not_depend_on_the_others(batch, options):
     whole = batch.advantages(options).advantages
     for group in set(batch.index):
@@ -130,7 +182,7 @@ def test_difficulty_scope_pools_buckets_over_prompts_but_not_the_gate():
 
 
 @SOME
-@given(batches(), any_settings(buckets__axis="position"), st.floats(-2, 2), st.floats(0.5, 4))
+@given(batches(), any_settings(buckets__axis="position", strength__entropy_target=None), st.floats(-2, 2), st.floats(0.5, 4))
 def test_shift_and_scale_of_a_groups_entropy_change_nothing(batch, options, shift, scale):
     first = torch.tensor([name == batch.index[0] for name in batch.index])[:, None]
     moved = Batch(**{**vars(batch), "entropy": torch.where(first, batch.entropy * scale + shift, batch.entropy)})

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erpo_verl import ErpoConfig, ErpoConfigError
-from erpo_verl.config import GateConfig, ProgressConfig
+from erpo_verl.methods.erpo import GateConfig, ProgressConfig
 
-KEYS = [row.key for row in ErpoConfig.settings()]
+KEYS = [row.name for row in ErpoConfig.settings()]
 
 
 def nest(flat):
@@ -36,7 +36,7 @@ def test_the_defaults_are_the_papers_reading():
     assert ErpoConfig.from_mapping(None) == ErpoConfig.from_mapping({}) == ErpoConfig()
     assert ErpoConfig().to_dict() == {
         "preset": "erpo",
-        "gate": {"enable": True, "gamma": 5.0, "normalize": "none"},
+        "gate": {"enable": True, "gamma": 5.0, "normalize": "none", "measure": "entropy", "side": "all"},
         "progress": {
             "enable": True,
             "beta": 0.1,
@@ -49,6 +49,8 @@ def test_the_defaults_are_the_papers_reading():
         },
         "buckets": {"count": 10, "axis": "position", "scope": "prompt", "difficulty_bands": 4},
         "zero_variance": {"rule": "zero", "threshold": 0.5},
+        "synthesis": {"bound": None},
+        "strength": {"entropy_target": None, "fade_steps": None},
     }
 
 
@@ -92,6 +94,11 @@ valid = {
     "buckets.difficulty_bands": st.integers(1, 100),
     "zero_variance.rule": st.sampled_from(["zero", "threshold"]),
     "zero_variance.threshold": st.floats(-10, 10),
+    "gate.measure": st.sampled_from(["entropy", "surprisal"]),
+    "gate.side": st.sampled_from(["all", "positive"]),
+    "synthesis.bound": st.none() | st.floats(0, 10, exclude_min=True),
+    "strength.entropy_target": st.none() | st.floats(0, 10, exclude_min=True),
+    "strength.fade_steps": st.none() | st.integers(1, 10**6),
 }
 common = [math.nan, math.inf, -math.inf, "5", "0.1", [], (1,), object()]
 invalid = {
@@ -115,6 +122,11 @@ invalid = {
         "buckets.axis": [None, "entropy"],
         "buckets.scope": [None, "group"],
         "zero_variance.rule": [None, 0],
+        "gate.measure": [None, "surprise"],
+        "gate.side": [None, True, "negative"],
+        "synthesis.bound": [True, 0, -0.5],
+        "strength.entropy_target": [True, 0, -1.0],
+        "strength.fade_steps": [0, 2.5, True],
     }.items()
 }
 
@@ -139,7 +151,7 @@ def test_what_is_valid_is_taken_and_survives_the_round_trip(flat):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_what_is_invalid_is_named_with_its_range(key):
-    allowed = {row.key: row.allowed for row in ErpoConfig.settings()}
+    allowed = {row.name: row.allowed for row in ErpoConfig.settings()}
     for value in invalid[key]:
         (problem,) = problems_of(nest({key: value}))
         assert problem.startswith(f"algorithm.erpo.{key} = {value!r}: must be {allowed[key]}")

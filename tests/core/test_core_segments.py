@@ -5,7 +5,7 @@ from core_batches import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erpo_verl.segments import Groups, even_sample, pack, pool, segment_moments
+from erpo_verl.segments import Groups, cut, even_sample, pack, pool, segment_moments
 
 
 @examples(100)
@@ -13,7 +13,7 @@ from erpo_verl.segments import Groups, even_sample, pack, pool, segment_moments
 def test_pack_and_put_are_inverse_and_buckets_follow_the_definition(seed, rows, width, count):
     mask = torch.rand(rows, width, generator=torch.Generator().manual_seed(seed)) < 0.6
     values = torch.arange(rows * width, dtype=torch.float32).view(rows, width) + 1
-    (block,) = pack(mask, count)
+    (block,) = cut(pack(mask), count)
     out = torch.full((rows, width), 7.0)
     block.put(block.take(values), out)
     assert torch.equal(out, values * mask)
@@ -32,7 +32,7 @@ def test_pooled_moments_are_those_of_the_tokens(seed, rows, count, shift):
     g = torch.Generator().manual_seed(seed)
     mask = torch.rand(rows, 9, generator=g) < 0.5
     groups = Groups.from_ids(torch.randint(0, 3, (rows,), generator=g), mask.device)
-    blocks = pack(mask, count)
+    blocks = cut(pack(mask), count)
     tokens = [block.take(torch.randn(rows, 9, generator=g, dtype=torch.float64) + shift) for block in blocks]
     moments = pool(segment_moments(blocks, tokens), groups)
     group_of_token = groups.of_row[blocks[0].row]
@@ -53,7 +53,7 @@ def test_the_spread_survives_a_large_mean():
     # In float32 sums nothing would be left of a spread of 1/4 on 10,000.
     mask = torch.ones(4, 5000)
     values = 1e4 + 0.25 * (torch.arange(20000) % 2 * 2 - 1).view(4, 5000).float()
-    blocks = pack(mask, 10)
+    blocks = cut(pack(mask), 10)
     moments = pool(segment_moments(blocks, [blocks[0].take(values)]), Groups.from_ids([0] * 4, mask.device))
     assert moments.std.tolist() == [[0.25] * 10]
     assert moments.mean.tolist() == [[1e4] * 10]
@@ -69,7 +69,7 @@ def test_groups_are_numbered_by_first_row_and_keep_the_order_of_rows():
 
 def test_even_sample_takes_every_mth_token_with_its_row():
     mask = torch.rand(6, 10, generator=torch.Generator().manual_seed(0)) < 0.5
-    blocks = pack(mask, 3)
+    blocks = cut(pack(mask), 3)
     tokens = [torch.arange(int(mask.sum()))]
     sample, rows = even_sample(tokens, blocks, size=7)
     assert len(sample) <= 7 and sample[1] - sample[0] == sample[-1] - sample[-2]

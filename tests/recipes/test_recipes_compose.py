@@ -22,7 +22,7 @@ pytest.importorskip("verl")
 from omegaconf import OmegaConf
 from recipe_tools import ARMS, MODELS, ROOT, SCRIPTS, clean_environment, command, write_problems
 
-from erpo_verl.config import ErpoConfig
+from erpo_verl import ErpoConfig
 from erpo_verl.recipes import dry_run, memory
 from erpo_verl.recipes.architectures import find
 from erpo_verl.reports.comparable import NOT_COMPARABLE, issues
@@ -219,7 +219,7 @@ def test_arms_are_erpo_and_what_their_line_says(files):
 def test_every_setting_of_erpo_has_an_arm():
     table = (SCRIPTS / "ablations.txt").read_text()
     for row in ErpoConfig.settings():
-        assert f"algorithm.erpo.{row.key}=" in table, row.key
+        assert f"algorithm.erpo.{row.name}=" in table, row.name
 
 
 def test_the_record_of_a_pair_says_that_it_may_be_compared(files, tmp_path):

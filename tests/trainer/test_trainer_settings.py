@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
+from erpo_verl import methods
 from erpo_verl.trainer.schema import KEYS, REQUIRED
 from erpo_verl.trainer.settings import SettingsError, compose, help_text
 
@@ -23,13 +24,18 @@ def problems(*arguments):
 
 
 def test_defaults_and_every_key():
-    settings = compose([*NEEDED, "algorithm.adv_estimator=grpo"])
+    settings = compose([*NEEDED, REFERENCE])
     for key in KEYS:
+        if key.default == {} and key.name.startswith("algorithm."):
+            continue  # of a method: filled in where it is in use
         value = OmegaConf.select(settings, key.name, throw_on_missing=True)
-        if key.name != "data.seed" and key.default not in (REQUIRED, {}, "erpo") and "${" not in str(key.default):
+        if key.name not in ("data.seed", REFERENCE.partition("=")[0]) and key.default not in (REQUIRED, {}, "erpo") and "${" not in str(key.default):
             assert (OmegaConf.to_container(value) if OmegaConf.is_config(value) else value) == key.default
             assert key.accepts(key.default), key.name
-    assert settings.algorithm.erpo.gate.gamma == 5.0  # ERPO's own settings are filled in
+    assert settings.algorithm.erpo.gate.gamma == 5.0  # the method's own settings are filled in
+    assert "erpo" not in compose([*NEEDED, "algorithm.adv_estimator=grpo"]).algorithm
+    given = compose([*NEEDED, "algorithm.adv_estimator=grpo", "algorithm.erpo.gate.gamma=3"]).algorithm
+    assert given.erpo.gate.gamma == 3.0 and given.erpo.progress.eta == 0.2  # another's are checked and kept
     assert settings.trainer.default_local_dir == "checkpoints/erpo_verl/run"
     assert settings.data.seed == 1  # null means that
     with pytest.raises(ReadonlyConfigError):
@@ -50,7 +56,8 @@ def verl_defaults():
 NOT_VERLS = {
     "trainer.rollout_data_freq", "trainer.save_final_model",
     "actor_rollout_ref.model.override_config.attn_implementation",  # verl's override_config is an open mapping
-    "reward.custom_reward_function.reward_kwargs", "algorithm.erpo",  # open in verl too
+    "reward.custom_reward_function.reward_kwargs", # open in verl too
+    *(f"algorithm.{name}" for name in methods.registered()),
 }  # fmt: skip
 OTHER_DEFAULTS = {
     "data.train_files", "data.val_files", "actor_rollout_ref.model.path",  # paths
@@ -175,7 +182,10 @@ def test_missing_paths_are_named():
 
 def test_help_names_every_key():
     text = help_text()
-    assert all(key.name in text and key.help in text for key in KEYS)
+    own = {f"algorithm.{method.name}": method for method in methods.all_methods()}
+    assert all(key.name in text and key.help in text for key in KEYS if key.name not in own)
+    for name, method in own.items():
+        assert all(f"  {name}.{item.name} = {item.written}\n" in text and item.help in text for item in method.settings.settings())
 
 
 def test_the_docs_table_is_the_schema():
@@ -188,7 +198,7 @@ def test_the_docs_table_is_the_schema():
 def test_a_pair_of_examples_differs_in_the_algorithm_alone(task):
     grpo, erpo = (OmegaConf.to_container(compose([str(ROOT / "examples" / task / f"{name}.yaml")])) for name in ("grpo", "erpo"))
     assert grpo["algorithm"].pop("adv_estimator") == "grpo" and erpo["algorithm"].pop("adv_estimator") == "erpo"
-    assert grpo["algorithm"].pop("erpo") == erpo["algorithm"].pop("erpo")
+    erpo["algorithm"].pop("erpo"), grpo["algorithm"].pop("grpo")
     for settings, name in ((grpo, "grpo"), (erpo, "erpo")):
         assert settings["trainer"].pop("experiment_name") == f"{name}-s1"
         assert settings["trainer"].pop("default_local_dir").endswith(f"{name}-s1")

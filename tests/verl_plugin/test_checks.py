@@ -12,7 +12,7 @@ pytest.importorskip("verl")
 
 from hydra import compose, initialize_config_module
 
-from erpo_verl.config import ErpoConfigError
+from erpo_verl.settings import SettingsError
 from erpo_verl.verl_plugin.checks import check_config
 
 GOOD = [
@@ -59,13 +59,13 @@ def test_defaults_are_the_papers():
     ],
 )
 def test_refused(overrides, expected):
-    with pytest.raises(ErpoConfigError) as error:
+    with pytest.raises(SettingsError) as error:
         check_config(composed(*GOOD, *overrides))
     assert all(part in str(error.value) for part in expected), str(error.value)
 
 
 def test_all_problems_come_at_once():
-    with pytest.raises(ErpoConfigError) as error:
+    with pytest.raises(SettingsError) as error:
         check_config(
             composed(
                 "algorithm.adv_estimator=erpo",

@@ -1,0 +1,111 @@
+"""What a method returns (`Credit`), and how it writes that down block by block (`Writer`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erpo_verl.methods.batch import Packed
+from erpo_verl.methods.diagnostics import Diagnostics, Pooled, Tally
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What went into the advantages of N packed tokens, for dumps and figures.
+
+    Quantities of `declarations.COMMON` and of the method are attributes too (``tokens.gate``), [N]; None where a part is off or
+    its input is not given.
+    """
+
+    row: Tensor  # [N] int64
+    column: Tensor  # [N] int64
+    position: Tensor  # [N] int64, t
+    outcome: Tensor  # [N] the method's outcome advantage of the response
+    advantages: Tensor  # [N] token advantages
+    quantities: dict[str, Tensor | None]  # name -> [N]
+
+    def __getattr__(self, name: str) -> Tensor | None:
+        try:
+            return self.__dict__["quantities"][name]
+        except KeyError:
+            raise AttributeError(f"there is no quantity {name!r}; there are {', '.join(self.__dict__.get('quantities', ()))}") from None
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What a method makes of a batch."""
+
+    advantages: Tensor  # [B, T], 0 at masked tokens and in groups left out, in the dtype of token_level_rewards
+    metrics: dict[str, float]
+    tokens: Tokens | None = None  # if asked for; none of groups left out
+    outcome: Tensor | None = None  # [B] one advantage a response, before it is spread over tokens
+    state: Any = None  # what the method wants to be given at the next step
+
+
+@dataclass
+class Writer:
+    """Takes a method's work. ``put`` each block once; set the other fields where the method has something to say."""
+
+    batch: Packed
+    keep_tokens: bool = False
+    outcome: Tensor | None = None
+    """[B], the outcome advantage A_i of each response; set it before the first ``put``."""
+    alive: Tensor | None = None
+    """[B] bool, responses that carry a gradient; None: those whose outcome advantage is not 0."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The method's own metrics, under their whole names."""
+    state: Any = None
+
+    def __post_init__(self) -> None:
+        rewards = self.batch.given.token_level_rewards
+        self.advantages = torch.empty(rewards.shape, dtype=rewards.dtype, device=rewards.device)
+        self._diagnostics = Diagnostics(self.batch)
+        self._tally = Tally()
+        self._pooled: Pooled | None = None
+        self._kept: list[dict[str, Tensor | None]] = []
+
+    def put(
+        self, number: int, advantages: Tensor, *, sums: Mapping[str, Tensor] | None = None, **quantities: Tensor | None
+    ) -> None:
+        """Takes the token advantages [n] of block ``number``.
+
+        Args:
+            sums: numbers over the block's tokens for the method's own metrics, to be read from ``pooled``.
+            quantities: the method's per-token quantities [n], as it declares them; ``z`` where it has it at hand.
+        """
+        batch, block = self.batch, self.batch.blocks[number]
+        block.put(advantages, self.advantages)
+        H = None if batch.entropy is None else batch.entropy[number]
+        z = quantities.pop("z", None)
+        z = batch.z(number) if z is None and H is not None else z
+        if len(advantages):
+            self._tally.add({**self._diagnostics.sums(advantages, H, z), **(sums or {})})
+        if self.keep_tokens:
+            self._kept.append({"advantages": advantages, "entropy": H, "z": z, **quantities})
+
+    @property
+    def pooled(self) -> Pooled:
+        """The ``sums`` of all blocks, and ``tokens``, their number; after the last ``put``."""
+        if self._pooled is None:
+            self._pooled = self._tally.pooled()
+        return self._pooled
+
+    def result(self, right_above: float) -> Credit:
+        """Everything, after the method has ended."""
+        outcome = self.batch.R.new_zeros(len(self.batch.R)) if self.outcome is None else self.outcome
+        alive = outcome != 0 if self.alive is None else self.alive
+        metrics = self._diagnostics.result(self.pooled, alive, right_above) | self.metrics
+        tokens = self._tokens(outcome) if self.keep_tokens else None
+        return Credit(self.advantages, metrics, tokens, outcome, self.state)
+
+    def _tokens(self, outcome: Tensor) -> Tokens:
+        blocks = self.batch.blocks
+        places = (torch.cat([getattr(block, name) for block in blocks]) for name in ("row", "column", "position"))
+        columns = {name: [part[name] for part in self._kept] for name in self._kept[0]}
+        joined = {name: None if parts[0] is None else torch.cat(parts) for name, parts in columns.items()}
+        spread = torch.cat([block.spread(outcome.to(self.batch.dtype)) for block in blocks])
+        return Tokens(*places, spread, joined.pop("advantages"), joined)

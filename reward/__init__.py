@@ -12,11 +12,12 @@ from .gold import GoldProblem, check_golds, gold_answers
 from .judge import MathJudge, shared_judge
 from .metrics import batch_metrics
 from .pool import RewardSetupError, close_all
-from .verdict import KEYS, Reason, Verdict
+from .verdict import KEYS, POLICY_VERSION, Reason, Verdict
 from .verl_reward import compute_score, score
 
 __all__ = [
     "KEYS",
+    "POLICY_VERSION",
     "GoldProblem",
     "MathJudge",
     "Reason",

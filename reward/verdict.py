@@ -94,3 +94,6 @@ def as_dict(
         "overlong_penalty": float(overlong_penalty),
         "latency_s": float(latency_s),
     }
+
+POLICY_VERSION = 1
+"""Counts the judge's policies: raised with every change after which a verdict may come out otherwise under the same settings."""

@@ -14,6 +14,8 @@ import numpy as np
 
 from benchmarks.study.one import EVALUATION, METRICS, RECORD
 from benchmarks.study.protocol import Protocol, Run, rate_text
+from erpo_verl.statistics import MIN_PAIRS, paired_t
+from erpo_verl.tables import signed, with_interval
 
 BASE = "grpo"
 
@@ -150,13 +152,8 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def _difference(base: Mapping[int, Kept], other: Mapping[int, Kept], measure: str) -> str:
-    from scipy.stats import t
-
     seeds = sorted(set(base) & set(other))
-    if not seeds:
-        return ""
-    d = np.array([other[s].value(measure) - base[s].value(measure) for s in seeds])
-    if len(d) < 3:  # an interval from two pairs says nothing
-        return f"{d.mean():+.3f}"
-    half = float(t.ppf(0.975, len(d) - 1)) * d.std(ddof=1) / math.sqrt(len(d))
-    return f"{d.mean():+.3f} [{d.mean() - half:+.3f}, {d.mean() + half:+.3f}]"
+    found = paired_t(*([side[seed].value(measure) for seed in seeds] for side in (base, other)))
+    if not seeds or found.pairs < MIN_PAIRS:  # an interval from two pairs says nothing
+        return signed(found.difference, ".3f") if seeds else ""
+    return with_interval(found.difference, found.low, found.high, ".3f", sign=True)

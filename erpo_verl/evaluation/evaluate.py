@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from erpo_verl.evaluation import comparison, models, report, sampling, store
-from erpo_verl.evaluation.problems import EvaluationError, Problem, leave_out_unreadable, read_problems
-from erpo_verl.evaluation.rewording import ORIGINAL, REWORDINGS
-from erpo_verl.reward import RewardConfig, RewardSetupError, shared_judge
+from erpo_verl.evaluation.problems import EvaluationError, Problem, read_problems
+from erpo_verl.evaluation.rewording import REWORDINGS
+from erpo_verl.reward import POLICY_VERSION, RewardConfig, RewardSetupError, shared_judge
 from erpo_verl.rollout import RolloutEngine
-from erpo_verl.runs.versions import versions
+from erpo_verl.runs.versions import JUDGE, version, versions
 
 BATCH = {"hf": 128, "vllm": 4096}  # responses generated together, unless said otherwise
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell gives it
@@ -53,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OTHER",
         help="another evaluation's --out to compare with; alone with --out, nothing is sampled",
     )
+    parser.add_argument(
+        "--primary", metavar="NAME", help="with --compare: the one endpoint that is judged first, as avg@16, or math500:avg@16 for one data set (avg@k)"
+    )
+    parser.add_argument(
+        "--secondary", metavar="NAME", action="append",
+        help="with --compare: an endpoint of the secondary family, whose p values are corrected together; may be given several times; 'none' for none",
+    )  # fmt: skip
     sampled = parser.add_argument_group("sampling")
     sampled.add_argument("--k", type=int, default=16, help="samples a problem (16)")
     sampled.add_argument(
@@ -180,13 +187,8 @@ def _check(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     problems, repeated = read_problems(args.data, args.limit)
     settings = _settings(args)
-    problems, unreadable, line = leave_out_unreadable(problems)
-    if line:
-        print(f"erpo evaluate: {line}", file=sys.stderr)
     tokenizer = models.load_tokenizer(args.model)
     plan = _plan(args, problems, tokenizer, settings)
-    if unreadable:
-        plan.left_out.setdefault(ORIGINAL, {})["gold_unreadable"] = unreadable
     for warning in store.check_settings(args.out, settings):  # only now: what is refused above leaves no trace
         print(f"erpo evaluate: {warning}", file=sys.stderr)
     judge = shared_judge()
@@ -256,6 +258,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch or BATCH[args.engine],
         "seed": args.seed,
         "judge": dataclasses.asdict(RewardConfig()),
+        "judge_versions": {"policy": POLICY_VERSION, **{name: version(name) for name in JUDGE}},
         "versions": versions(args.engine),
     }
 
@@ -266,7 +269,7 @@ def _engine(args: argparse.Namespace, tokenizer: Any, settings: dict[str, Any]) 
 
 
 def _compare(args: argparse.Namespace) -> None:
-    found = comparison.compare(args.compare, args.out)
+    found = comparison.compare(args.compare, args.out, primary=args.primary, secondary=args.secondary)
     paths = comparison.write(args.out, found)
     if not args.quiet:
         print(comparison.markdown(found))

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from erpo_verl.evaluation.intervals import bootstrap_all, compare_paired
 from erpo_verl.evaluation.rewording import ORIGINAL
 from erpo_verl.evaluation.sampling import Condition, Plan
 from erpo_verl.evaluation.statistics import ProblemSamples, problem_values, summarize
 from erpo_verl.runs.files import whole, write_whole
+from erpo_verl.statistics import PRIMARY, SECONDARY, bootstrap_all, judge, paired_sign_flip
+from erpo_verl.tables import markdown_table, number, p_value, with_interval
 
 REPORT = "report.json"
 Answered = dict[Condition, dict[str, ProblemSamples]]  # condition -> problem's id -> its samples
@@ -104,44 +105,38 @@ def _level_key(level: str) -> tuple[int, float, str]:
         return 1, 0.0, level
 
 
-def robustness(answered: Answered, base: Condition, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Accuracy of each condition beside that of ``base`` on the same problems: paired difference, interval and p-value.
+ALL_REWORDINGS = "all rewordings"
 
-    The last entry takes all rewordings together, clustered by problem; it is there from two rewordings on.
+
+def robustness(answered: Answered, base: Condition, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Accuracy of each condition beside that of ``base`` on the same problems, paired and judged by `erpo_verl.statistics`.
+
+    The last entry takes all rewordings together, clustered by problem; it is there from two rewordings on, and is then the
+    primary endpoint; else the first condition is. The others are the secondary family.
     """
-    rows, pooled = [], ([], [], [])
+    found, pooled = [], ([], [], [])
     reference = answered[base]
     for condition, mine in answered.items():
         ids = [i for i in reference if i in mine]
         if condition == base or not ids:
             continue
-        before = [float(np.mean(reference[i].acc)) for i in ids]
-        after = [float(np.mean(mine[i].acc)) for i in ids]
+        before, after = ([float(np.mean(side[i].acc)) for i in ids] for side in (reference, mine))
         if condition.rewording != ORIGINAL:
             for pool, values in zip(pooled, (before, after, ids), strict=True):
                 pool.extend(values)
-        rows.append(
-            {
-                **asdict(condition),
-                "base": float(np.mean(before)),
-                "avg": float(np.mean(after)),
-                **asdict(compare_paired(before, after, seed=seed)),
-            }
-        )
-    reworded = [row for row in rows if row["rewording"] != ORIGINAL]
-    if len(reworded) > 1:
+        found.append((asdict(condition), before, after, paired_sign_flip(before, after, seed=seed)))
+    if sum(condition["rewording"] != ORIGINAL for condition, *_ in found) > 1:
         before, after, ids = pooled
-        together = asdict(compare_paired(before, after, clusters=ids, seed=seed)) | {"problems": len(set(ids))}
-        rows.append(
-            {
-                "temperature": base.temperature,
-                "rewording": "all rewordings",
-                "base": float(np.mean(before)),
-                "avg": float(np.mean(after)),
-                **together,
-            }
-        )
-    return rows
+        together = {"temperature": base.temperature, "rewording": ALL_REWORDINGS}
+        found.append((together, before, after, paired_sign_flip(before, after, clusters=ids, seed=seed)))
+    if not found:
+        return []
+    first = len(found) - 1 if found[-1][0]["rewording"] == ALL_REWORDINGS else 0
+    judged = judge([paired for *_, paired in found], [PRIMARY if i == first else SECONDARY for i in range(len(found))])
+    return [
+        {**condition, "base": float(np.mean(before)), "avg": float(np.mean(after)), **asdict(paired), "verdict": paired.verdict}
+        for (condition, before, after, _), paired in zip(found, judged, strict=True)
+    ]
 
 
 def build(
@@ -167,20 +162,18 @@ def build(
 # ---------------------------------------------------------------- Markdown
 
 
-def interval(figure: Mapping[str, float] | None, form: str = ".3f") -> str:
+def interval(figure: Mapping[str, Any] | None, form: str = ".3f") -> str:
     """``0.412 [0.380, 0.445]``."""
-    if figure is None:
-        return "-"
-    return f"{figure['value']:{form}} [{figure['low']:{form}}, {figure['high']:{form}}]"
+    return with_interval(None, None, None) if figure is None else with_interval(figure["value"], figure["low"], figure["high"], form)
 
 
-def number(value: float | None, form: str = ".1f") -> str:
-    return "-" if value is None else f"{value:{form}}"
+PAIRED = ("difference", "pairs", "p", "p (Holm)", "verdict")
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+def paired_cells(row: Mapping[str, Any], form: str = ".3f") -> list[str]:
+    """The cells of a paired difference, under `PAIRED`; of one that is described alone, the first two."""
+    cells = [with_interval(row["difference"], row["low"], row["high"], form, sign=True), str(row["pairs"])]
+    return cells + ([p_value(row["p_value"]), p_value(row["adjusted"]), row["verdict"]] if row["verdict"] else [])
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -203,15 +196,14 @@ def markdown(report: Mapping[str, Any]) -> str:
         base = report["conditions"][0]
         text.append("## Robustness\n")
         text.append(
-            f"Accuracy beside that at temperature {base['temperature']:g} in the original wording, paired on the same "
-            "problems; p of a sign-flip test.\n"
+            f"Accuracy beside that at temperature {base['temperature']:g} in the original wording, paired on the same problems: "
+            "difference with its 95% bootstrap interval, p of a sign-flip test, corrected by Holm. The primary endpoint is "
+            f"{_wording(next(r for r in report['robustness'] if r['role'] == PRIMARY))}; the others are the secondary family.\n"
         )
         rows = [
-            [f"{r['temperature']:g}", r["rewording"], str(r["problems"]), f"{r['base']:.3f}", f"{r['avg']:.3f}",
-             f"{r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]", f"{r['p_value']:.3g}"]
-            for r in report["robustness"]
-        ]  # fmt: skip
-        text.append(markdown_table(["temperature", "wording", "problems", "base", "here", "difference", "p"], rows))
+            [f"{r['temperature']:g}", r["rewording"], f"{r['base']:.3f}", f"{r['avg']:.3f}", *paired_cells(r)] for r in report["robustness"]
+        ]
+        text.append(markdown_table(["temperature", "wording", "base", "here", *PAIRED], rows))
     text.append("## Left out\n")
     rows = [
         [name, reason.replace("_", " "), str(len(ids))]
@@ -222,6 +214,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         rows.append(["all", "row repeats another", str(report["repeated_rows"])])
     text.append(markdown_table(["wording", "reason", "problems"], rows) if rows else "Nothing: every row was asked.\n")
     return "\n".join(text)
+
+
+def _wording(row: Mapping[str, Any]) -> str:
+    return row["rewording"] if row["rewording"] == ALL_REWORDINGS else Condition(row["temperature"], row["rewording"]).label
 
 
 def _condition_tables(condition: Mapping[str, Any]) -> str:

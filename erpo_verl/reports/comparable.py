@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erpo_verl.reports.runs import Run, by_arm
+from erpo_verl.reports.runs import Run, by_arm, held_out
+from erpo_verl.statistics import MIN_PAIRS
 
 NOT_COMPARABLE, MISSING, NOTE = "not comparable", "missing", "note"
 
@@ -63,6 +64,8 @@ def _differs(groups: dict[str, list[Run]], show: Callable[[str], str] = str) -> 
 
 def _records(runs: Sequence[Run]) -> list[Issue]:
     found = []
+    if renamed := [run for run in runs if run.recorded]:
+        found.append(Issue(NOTE, "names", "runs with the same recorded name have their folders' names: " + ", ".join(f"{run.recorded} is {run.label}" for run in renamed)))
     without = [run for run in runs if "engine" not in run.record]
     if without:
         found.append(
@@ -187,8 +190,8 @@ def _budget(runs: Sequence[Run]) -> list[Issue]:
     groups = _groups(runs, lambda run: run.last_step)
     if len(groups) > 1:
         found.append(Issue(NOT_COMPARABLE, "budget", f"other numbers of steps: {_differs(groups)}; numbers are taken at a step that all have"))
-    having = {run.label: sorted({step for name in run.accuracies for step in run.series[name]}) for run in runs if run.accuracies}
-    groups = _groups(runs, lambda run: having.get(run.label, _ABSENT))
+    names = [one.name for one in held_out(runs)]
+    groups = _groups(runs, lambda run: sorted({step for name in names for step in run.series.get(name, ())}) or _ABSENT)
     if len(groups) > 1:
         found.append(Issue(NOTE, "validation", f"validated at other steps: {_differs(groups)}"))
     return found
@@ -203,8 +206,10 @@ def _seeds(runs: Sequence[Run]) -> list[Issue]:
         if a != b:
             left = ", ".join("none" if seed is None else str(seed) for seed in sorted(a ^ b, key=lambda s: -1 if s is None else s))
             found.append(Issue(MISSING, "seeds", f"{other} and {base} do not have the same seeds; without a partner: {left}"))
-    if others and all(len(members) == 1 for members in arms.values()):
-        found.append(Issue(MISSING, "seeds", "one seed an arm: no interval can be given, so every difference can be noise"))
+    for other in others:
+        pairs = len({run.seed for run in arms[base]} & {run.seed for run in arms[other]})
+        if pairs < MIN_PAIRS:
+            found.append(Issue(MISSING, "seeds", f"{pairs} pair{'' if pairs == 1 else 's'} of {other} and {base}: a verdict takes {MIN_PAIRS}"))
     if not others:
         found.append(Issue(NOTE, "arms", f"one arm only ({base}): there is nothing to compare it with"))
     return found
@@ -212,12 +217,12 @@ def _seeds(runs: Sequence[Run]) -> list[Issue]:
 
 def _metrics(runs: Sequence[Run]) -> list[Issue]:
     found = []
-    without = [run for run in runs if not run.accuracies]
+    sources = [one.name for one in held_out(runs)]
+    without = [run for run in runs if not any(name in run.series for name in sources)]
     if without:
-        found.append(Issue(MISSING, "validation", f"no held-out accuracy (val-*/<source>/acc/mean@k) in {_names(without)}"))
-    names = dict.fromkeys(name for run in runs for name in (*run.accuracies, "critic/score/mean", "response_length/mean", "actor/entropy"))
-    for name in names:
-        lacking = [run for run in runs if name not in run.series and (run.accuracies or not name.startswith("val-"))]
+        found.append(Issue(MISSING, "validation", f"no held-out accuracy (val-*/<source>/acc/mean@k) or reward in {_names(without)}"))
+    for name in [*sources, "critic/score/mean", "response_length/mean", "actor/entropy"]:
+        lacking = [run for run in runs if name not in run.series and not (name in sources and run in without)]
         if lacking:
             found.append(Issue(MISSING, "metrics", f"no {name} in {_names(lacking)}"))
     untold = [run for run in runs if not run.tokens]
@@ -229,7 +234,7 @@ def _metrics(runs: Sequence[Run]) -> list[Issue]:
     for run in runs:
         for name, steps in run.broken.items():
             shown = ", ".join(map(str, steps[:8])) + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")
-            found.append(Issue(NOTE, "numbers", f"{name} of {run.label} is not a finite number at step {shown}; left out"))
+            found.append(Issue(NOTE, "numbers", f"{name} of {run.label} has no number at step {shown} (an empty set, or not finite); left out"))
     return found
 
 

@@ -1,6 +1,7 @@
 """``erpo compare RUN... --out DIR``: do these runs differ, and may they be compared at all?
 
-Runs of one arm (``erpo-s1``, ``erpo-s2``) are averaged; differences between arms are paired by seed. Written are a page
+Runs of one arm (``erpo-s1``, ``erpo-s2``) are averaged; differences between arms are paired by seed, and one endpoint, named before
+the runs are looked at, is judged first. Written are a page
 (``comparison.html``), figures (PNG and SVG) and the tables (``comparison.md``). With ``--wandb`` also a report in W&B.
 """
 
@@ -11,8 +12,8 @@ import sys
 from pathlib import Path
 
 from erpo_verl.reports.comparable import issues
-from erpo_verl.reports.runs import by_arm, read_run
-from erpo_verl.reports.statistics import compare
+from erpo_verl.reports.endpoints import compare
+from erpo_verl.reports.runs import by_arm, read_runs
 from erpo_verl.reports.words import Report, markdown
 from erpo_verl.runs.files import write_whole
 
@@ -25,6 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The arm that comes first is what the others are compared with",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder of the report (comparison)")
+    parser.add_argument(
+        "--primary", metavar="NAME",
+        help="the one endpoint that is judged first: a metric, 'held-out' (mean over the validation sources), or either after 'tokens:', at equal "
+        "generated tokens (tokens:held-out)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--secondary", metavar="NAME", action="append",
+        help="an endpoint of the secondary family, whose p values are corrected together; may be given several times; 'none' for an empty family",
+    )  # fmt: skip
     parser.add_argument("--wandb", action="store_true", help="make a W&B report of the same runs too; needs an account")
     parser.add_argument("--project", help="with --wandb: [entity/]project of the runs (that of the runs' settings)")
 
@@ -34,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import matplotlib  # noqa: F401  (said before anything is written)
 
-        report = read_report(args.runs)
+        report = read_report(args.runs, args.primary, args.secondary)
         paths = write_report(report, args.out)
     except (ValueError, OSError) as error:
         print(f"erpo compare: {error}", file=sys.stderr)
@@ -56,20 +66,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_report(folders: list[Path]) -> Report:
-    """Read the runs and compare them.
+def read_report(folders: list[Path], primary: str | None = None, secondary: list[str] | None = None) -> Report:
+    """Read the runs and compare them; ``primary`` and ``secondary`` as `endpoints.compare` takes them.
 
     Raises:
-        ValueError: a run cannot be read, or an arm has a seed twice.
+        ValueError: a run cannot be read, an arm has a seed twice, or no run has such an endpoint.
     """
-    runs = [read_run(folder) for folder in folders]
-    ordered = [run for members in by_arm(runs).values() for run in members]
-    return Report(ordered, compare(ordered), issues(ordered))
+    ordered = [run for members in by_arm(read_runs(folders)).values() for run in members]
+    return Report(ordered, compare(ordered, primary, secondary), issues(ordered))
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
     """Write page, tables and figures into ``out``; returns their paths."""
-    from erpo_verl.reports.figures import write_figures
+    from erpo_verl.reports.charts import write_figures
     from erpo_verl.reports.page import page
 
     paths = [write_whole(out / "comparison.html", page(report)), write_whole(out / "comparison.md", markdown(report))]

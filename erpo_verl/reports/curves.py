@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from erpo_verl.reports.metrics import PANELS, Panel, accuracy_panels
-from erpo_verl.reports.runs import Run, by_arm
-from erpo_verl.reports.statistics import Comparison, interval, pareto
+from erpo_verl.reports.endpoints import Comparison, pareto
+from erpo_verl.reports.metrics import PANELS, HeldOut, Panel, held_out_panels
+from erpo_verl.reports.runs import Run, by_arm, held_out
+from erpo_verl.statistics import t_interval
 
 Point = tuple[float, float]
 
@@ -18,7 +20,8 @@ Point = tuple[float, float]
 class Line:
     """One metric of one arm. ``runs``: points (x, y) by run; ``mean``: over its runs, at the steps that all of them have.
 
-    ``steps`` are those of the mean's points; ``second`` marks the panel's second metric, drawn with dashes.
+    ``steps`` are those of the mean's points; ``drawn`` is the mean as a line. Where a step should have a number and has none, a line
+    is broken: by a point whose y is NaN. ``second`` marks the panel's second metric, drawn with dashes.
     """
 
     arm: str
@@ -28,12 +31,12 @@ class Line:
     runs: dict[str, list[Point]]
     steps: list[int]
     mean: list[Point]
+    drawn: list[Point]
 
 
 def panels(runs: Sequence[Run]) -> list[tuple[Panel, list[Line]]]:
     """Every panel for which some run has numbers, with its lines."""
-    sources = dict.fromkeys(name for run in runs for name in run.accuracies)
-    found = [(panel, lines(panel, runs)) for panel in [*accuracy_panels(sources), *PANELS]]
+    found = [(panel, lines(panel, runs)) for panel in [*held_out_panels(held_out(runs)), *PANELS]]
     return [(panel, of) for panel, of in found if of]
 
 
@@ -53,10 +56,27 @@ def lines(panel: Panel, runs: Sequence[Run]) -> list[Line]:
                 }
                 for run in having
             }
+            gaps = {run.label: run.gaps(curve.name) for run in having}
             steps = sorted(set.intersection(*(set(points) for points in at.values())))
-            mean = [tuple(float(v) for v in np.mean([points[step] for points in at.values()], axis=0)) for step in steps]
-            found.append(Line(arm, number, curve.label, i > 0, {label: list(p.values()) for label, p in at.items()}, steps, mean))
+            mean = {step: tuple(float(v) for v in np.mean([points[step] for points in at.values()], axis=0)) for step in steps}
+            found.append(
+                Line(
+                    arm, number, curve.label, i > 0, {label: _broken(points, gaps[label]) for label, points in at.items()}, steps,
+                    list(mean.values()), _broken(mean, set().union(*gaps.values())),
+                )
+            )  # fmt: skip
     return found
+
+
+def _broken(points: dict[int, Point], gaps: set[int]) -> list[Point]:
+    drawn: list[Point] = []
+    before = None
+    for step, point in points.items():
+        if before is not None and any(before < gap < step for gap in gaps):
+            drawn.append((point[0], math.nan))
+        drawn.append(point)
+        before = step
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -73,27 +93,26 @@ class FrontPoint:
     on_front: bool
 
 
-def front(runs: Sequence[Run], comparison: Comparison, accuracy: str) -> tuple[str, list[FrontPoint]]:
-    """Length against accuracy at the comparison's step: (name of the length's metric, a point for each arm that has both).
+def front(runs: Sequence[Run], comparison: Comparison, source: HeldOut) -> tuple[str, list[FrontPoint]]:
+    """Length against a source's accuracy at the comparison's step: (name of the length's metric, a point for each arm that has both).
 
     The length is that of the validation responses where every run has it, else of the training responses.
     """
-    source = accuracy.rsplit("/acc/", 1)[0].split("/", 1)[1]
-    validation = f"val-aux/{source}/response_length/mean"
+    at = {run.label: run.series.get(source.name, {}).get(comparison.step) for run in runs}
+    validation = f"val-aux/{source.source}/response_length/mean"
     if all(comparison.step in run.series.get(validation, {}) for run in runs):
         name, lengths = validation, {run.label: run.series[validation][comparison.step] for run in runs}
     else:
         name, lengths = "response_length/mean", comparison.values.get("response_length/mean", {})
-    accuracies = comparison.values.get(accuracy, {})
     points: dict[str, tuple[int, dict[str, Point]]] = {}
     for number, (arm, members) in enumerate(by_arm(list(runs)).items()):
-        having = {run.label: (lengths[run.label], accuracies[run.label]) for run in members if run.label in lengths and run.label in accuracies}
+        having = {run.label: (lengths[run.label], at[run.label]) for run in members if run.label in lengths and at[run.label] is not None}
         if having:
             points[arm] = (number, having)
-    means = {arm: tuple(float(v) for v in np.mean(list(having.values()), axis=0)) for arm, (_, having) in points.items()}
-    best = pareto(means)
-    result = []
-    for arm, (number, having) in points.items():
-        x, y = zip(*having.values(), strict=True)
-        result.append(FrontPoint(arm, number, *means[arm], interval(x)[1], interval(y)[1], having, arm in best))
-    return name, result
+    intervals = {arm: [t_interval(values) for values in zip(*having.values(), strict=True)] for arm, (_, having) in points.items()}
+    best = pareto({arm: (x.value, y.value) for arm, (x, y) in intervals.items()})
+    return name, [
+        FrontPoint(arm, number, x.value, y.value, x.half, y.half, having, arm in best)
+        for arm, (number, having) in points.items()
+        for x, y in [intervals[arm]]
+    ]

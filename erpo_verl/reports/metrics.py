@@ -6,11 +6,36 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-ACCURACY = re.compile(r"^val-(core|aux)/(?P<source>.+)/acc/mean@(?P<n>\d+)$")
-"""Accuracy on a validation source: the mean over ``n`` samples of each problem."""
+_HELD_OUT = re.compile(r"val-(core|aux)/(?P<source>.+)/(?P<kind>acc|reward)/mean@(?P<n>[0-9]+)")
 
 TOKENS = "tokens generated"
 """Name of a run's cumulative number of generated tokens (derived, see `runs.Run.tokens`)."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The number of a validation source: accuracy, or the mean reward where a run logs none; the mean over ``n`` samples a problem."""
+
+    name: str
+    source: str
+    kind: str
+    n: int
+
+    @classmethod
+    def parse(cls, name: str) -> HeldOut | None:
+        """From a metric's name; None for another metric."""
+        match = _HELD_OUT.fullmatch(name)
+        return match and cls(name, match["source"], match["kind"], int(match["n"]))
+
+    @property
+    def title(self) -> str:
+        """``accuracy`` or ``held-out reward``."""
+        return "accuracy" if self.kind == "acc" else "held-out reward"
+
+    @property
+    def full_title(self) -> str:
+        """With the source's name."""
+        return f"{self.title} on {self.source}"
 
 
 @dataclass(frozen=True)
@@ -34,20 +59,19 @@ class Panel:
     over_tokens: bool = False
 
 
-def accuracy_panels(sources: Iterable[str]) -> list[Panel]:
-    """Two panels a validation source: against steps and against generated tokens. ``sources``: metric names of accuracies."""
+def held_out_panels(sources: Iterable[HeldOut]) -> list[Panel]:
+    """Two panels a validation source: against steps and against generated tokens."""
     panels = []
-    for name in sources:
-        match = ACCURACY.match(name)
-        source, n = match["source"], int(match["n"])
-        times = "once" if n == 1 else f"{n} times"
-        key = re.sub(r"[^A-Za-z0-9]+", "-", source).strip("-").lower() or "source"
-        meaning = f"Share of right answers to the held-out problems of {source}, each sampled {times} ({name})."
+    for one in sources:
+        times = "once" if one.n == 1 else f"{one.n} times"
+        key = re.sub(r"[^A-Za-z0-9]+", "-", one.source).strip("-").lower() or "source"
+        what, word = ("Share of right answers", "accuracy") if one.kind == "acc" else ("Mean reward of the answers", "reward")
+        meaning = f"{what} to the held-out problems of {one.source}, each sampled {times} ({one.name})."
         for over_tokens in (False, True):
             panels.append(
                 Panel(
-                    f"accuracy-{key}-{'tokens' if over_tokens else 'steps'}", "Accuracy", f"{source}: held-out accuracy", "",
-                    (Curve(name),), meaning, over_tokens,
+                    f"{word}-{key}-{'tokens' if over_tokens else 'steps'}", "Accuracy", f"{one.source}: held-out {word}", "",
+                    (Curve(one.name),), meaning, over_tokens,
                 )
             )  # fmt: skip
     return panels
@@ -62,7 +86,7 @@ PANELS: tuple[Panel, ...] = (
           "Mean length of the training responses (response_length/mean)."),
     Panel("length-right-wrong", "Length", "Length, right and wrong", "tokens",
           (Curve("erpo/length_right/mean", "right"), Curve("erpo/length_wrong/mean", "wrong")),
-          "Mean length of the training responses that are right and of those that are wrong; 0 where there are none of a kind "
+          "Mean length of the training responses that are right and of those that are wrong; nothing where there are none of a kind "
           "(erpo/length_right/mean, erpo/length_wrong/mean)."),
     Panel("cut-off", "Length", "Responses at the length limit", "", (Curve("response_length/clip_ratio"),),
           "Share of training responses that reached the length limit (response_length/clip_ratio)."),
@@ -86,38 +110,22 @@ PANELS: tuple[Panel, ...] = (
           "Norm of the gradient before clipping (actor/grad_norm)."),
     Panel("clip-fraction", "Optimisation", "Clip fraction", "", (Curve("actor/pg_clipfrac"),),
           "Share of tokens whose probability ratio is beyond the clip range on the side where it decides (actor/pg_clipfrac)."),
-    Panel("kl", "Optimisation", "Change of the policy in a step", "nats",
-          (Curve("actor/ppo_kl", "all responses"), Curve("actor/ppo_kl_live/mean", "those with a gradient")),
-          "Mean of log pi_old - log pi over the tokens of a step (actor/ppo_kl), or where only responses with a gradient were run, over "
-          "theirs (actor/ppo_kl_live/mean)."),
+    Panel("kl", "Optimisation", "Change of the policy in a step", "nats", (Curve("actor/ppo_kl"),),
+          "Mean of log pi_old - log pi over the tokens of a step (actor/ppo_kl)."),
     Panel("throughput", "Optimisation", "Throughput", "tokens/s", (Curve("perf/throughput"),),
           "Tokens, prompts included, a second and device (perf/throughput). A property of the machine as much as of the method."),
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A number a run that arms are compared in. ``tail``: mean over the last steps, as one training batch alone is noisy."""
-
-    name: str
-    title: str
-    form: str
-    tail: bool
-
-
 TAIL = 5
-"""Steps over which training metrics are averaged."""
+"""Steps over which training metrics are averaged, as one batch alone is noisy."""
 
-MEASURES: tuple[Measure, ...] = (
-    Measure("critic/score/mean", "training reward", ".3f", True),
-    Measure("response_length/mean", "response length (tokens)", ".1f", True),
-    Measure("erpo/length_right/mean", "length of right responses", ".1f", True),
-    Measure("erpo/length_wrong/mean", "length of wrong responses", ".1f", True),
-    Measure("actor/entropy", "policy entropy (nats)", ".3f", True),
-    Measure(TOKENS, "generated tokens", ",.0f", False),
+MEASURES: tuple[tuple[str, str, str], ...] = (
+    ("critic/score/mean", "training reward", ".3f"),
+    ("response_length/mean", "response length (tokens)", ".1f"),
+    ("erpo/length_right/mean", "length of right responses", ".1f"),
+    ("erpo/length_wrong/mean", "length of wrong responses", ".1f"),
+    ("actor/entropy", "policy entropy (nats)", ".3f"),
+    (TOKENS, "generated tokens", ",.0f"),
 )
-
-
-def accuracy_measures(sources: Iterable[str]) -> list[Measure]:
-    """One measure a validation source."""
-    return [Measure(name, f"accuracy on {ACCURACY.match(name)['source']}", ".3f", False) for name in sources]
+"""Numbers in which arms are described beside the held-out ones: metric, title, format."""

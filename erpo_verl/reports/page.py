@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from erpo_verl.reports import svg
+from erpo_verl.reports.charts import FRAME, MARKS, dash, front_chart, line_chart, number
 from erpo_verl.reports.comparable import MISSING, NOT_COMPARABLE
 from erpo_verl.reports.curves import Line, front, panels
 from erpo_verl.reports.document import data, document, template, text
-from erpo_verl.reports.metrics import TOKENS, Panel
+from erpo_verl.reports.metrics import TOKENS, HeldOut, Panel
+from erpo_verl.reports.runs import held_out
 from erpo_verl.reports.words import (
+    COMPARABLE,
+    DIFFERENCES,
+    FAMILIES,
     Report,
     about_tests,
     about_values,
     arm_values,
     cell,
-    difference_text,
+    difference_cells,
     headline,
-    p_value,
-    range_of,
-    verdict,
-)  # fmt: skip
+    title_of,
+)
 
 _ROWS = 60  # of a figure's table; all numbers are in the runs' own files
+
 
 def page(report: Report) -> str:
     """The page of a comparison."""
@@ -40,13 +43,13 @@ def page(report: Report) -> str:
     sections: dict[str, list[str]] = {}
     for panel, lines in panels(report.runs):
         sections.setdefault(panel.section, []).append(_figure(panel, lines))
-        if panel.section == "Accuracy" and panel.over_tokens:
-            sections["Accuracy"] += _front(report, panel.curves[0].name)
+    for source in held_out(report.runs):
+        sections.setdefault("Accuracy", []).extend(_front(report, source))
     for section, figures in sections.items():
         parts.append(f'<section><h2>{text(section)}</h2><div class="figures">{"".join(figures)}</div></section>')
     parts.append(_runs(report))
     parts.append("</main>\n<footer>Made by erpo compare. Thin lines are runs, thick ones an arm's mean over its seeds. The axes do not begin at zero.</footer>")
-    parts.append(f'<script type="application/json" id="frame">{data(svg.frame())}</script>')
+    parts.append(f'<script type="application/json" id="frame">{data(FRAME)}</script>')
     title = "Comparison: " + ", ".join(arms)
     return document(title, [template("base.css"), template("compare.css")], "\n".join(parts), [template("compare.js")])
 
@@ -56,7 +59,7 @@ def _issues(report: Report) -> str:
     items = [
         f'<li><span class="badge {kinds.get(issue.level, "note")}">{text(issue.level)}</span><span>{text(issue.text)}</span></li>'
         for issue in report.issues
-    ] or ['<li><span class="badge good">comparable</span><span>By their records the runs differ in the algorithm\'s settings and the seed alone, and nothing is missing.</span></li>']
+    ] or [f'<li><span class="badge good">comparable</span><span>{text(COMPARABLE)}</span></li>']
     return f'<section><h2>May they be compared?</h2><ul class="issues">{"".join(items)}</ul></section>'
 
 
@@ -69,7 +72,7 @@ def _table(head: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> st
 
 def _arms(report: Report) -> str:
     measures = report.comparison.measures
-    head = [("text", "arm"), ("", "seeds"), *(("", f'<span title="{text(m.name)}">{text(m.title)}</span>') for m in measures)]
+    head = [("text", "arm"), ("", "seeds"), *(("", f'<span title="{text(m.name)}">{text(title_of(report, m))}</span>') for m in measures)]
     rows = [
         [_arm(i, arm), str(len(members)), *(text(cell(arm_values(report, arm, m), m.form)) for m in measures)]
         for i, (arm, members) in enumerate(report.arms.items())
@@ -83,45 +86,51 @@ def _arm(number: int, name: str) -> str:
 
 def _differences(report: Report) -> str:
     numbers = {arm: i for i, arm in enumerate(report.arms)}
-    head = [("text", "arm"), ("text", "measure"), ("", "difference"), ("", "95% interval"), ("", "pairs"), ("", "p"), ("", "p (Holm)"), ("text wrap", "verdict")]
-    rows = []
-    for d in report.comparison.differences:
-        badge = f'<span class="badge good">{text(verdict(d))}</span>' if d.told_apart else f'<span class="soft">{text(verdict(d))}</span>'
-        rows.append([_arm(numbers[d.other], d.other), text(d.measure.title), text(difference_text(d)), text(range_of(d)), str(len(d.seeds)), p_value(d.p).replace("<", "&lt;"), p_value(d.holm).replace("<", "&lt;"), badge])  # fmt: skip
-    table = _table(head, rows) if rows else ""
-    return f"<section><h2>Differences</h2><p>{text(about_tests(report))}</p>{table}</section>"
+    kinds = dict.fromkeys(DIFFERENCES, "") | {"arm": "text", "measure": "text", "verdict": "text wrap"}
+    parts = []
+    for role, title in FAMILIES:
+        rows = []
+        for difference in report.comparison.family(role):
+            arm, *cells = difference_cells(difference)
+            cells = [_arm(numbers[arm], arm), *map(text, cells)]
+            if difference.paired.verdict:
+                kind = "badge good" if difference.paired.told_apart else "soft"
+                cells[-1] = f'<span class="{kind}">{cells[-1]}</span>'
+            rows.append(cells)
+        if rows:
+            head = [(kinds[name], text(name)) for name in DIFFERENCES[: len(rows[0])]]
+            parts.append(f"<h3>{title}</h3>{_table(head, rows)}")
+    return f"<section><h2>Differences</h2><p>{text(about_tests(report))}</p>{''.join(parts)}</section>"
 
 
 def _legend(report: Report) -> str:
-    items = []
-    for i, arm in enumerate(report.arms):
-        dot = svg.marker(i, 15, 6, 3.4, 'class="dot"')
-        sign = f'<svg viewBox="0 0 30 12" aria-hidden="true" class="arm-{i % 8}"><path class="mean" d="M0 6H30"/>{dot}</svg>'
-        items.append(f'<label><input type="checkbox" checked value="{i}">{sign}<span>{text(arm)}</span></label>')
+    items = [
+        f'<label><input type="checkbox" checked value="{i}"><span class="arm-{i % 8}" aria-hidden="true">{MARKS[i % 4]}</span><span>{text(arm)}</span></label>'
+        for i, arm in enumerate(report.arms)
+    ]
     return f'<div class="legend" role="group" aria-label="Arms shown in the figures">{"".join(items)}</div>'
 
 
 def _figure(panel: Panel, lines: Sequence[Line]) -> str:
-    place = svg.scale(lines)
+    chart = line_chart(panel, lines)
     tips = [
         {
             "arm": line.number,
             "name": f"{line.arm} {line.label}".strip(),
             "steps": line.steps,
-            "x": [round(place(x), 1) for x, _ in line.mean],
-            "values": [svg.number(y) + (f" at {svg.number(x)} tokens" if panel.over_tokens else "") for x, y in line.mean],
+            "x": [round(chart.place(x), 1) for x, _ in line.mean],
+            "values": [number(y) + (f" at {number(x)} tokens" if panel.over_tokens else "") for x, y in line.mean],
         }
         for line in lines
     ]
     unit = f' <span class="unit">({text(panel.unit)})</span>' if panel.unit else ""
     labels = dict.fromkeys((line.label, line.second) for line in lines if line.label)
-    keys = "".join(f'<span><svg viewBox="0 0 26 8" aria-hidden="true"><path class="mean{" second" if second else ""}" d="M0 4H26"/></svg>{text(label)}</span>' for label, second in labels)  # fmt: skip
+    keys = "".join(f"<span>{dash(second)} {text(label)}</span>" for label, second in labels)
     title = f"{panel.title} against {TOKENS if panel.over_tokens else 'steps'}"
-    chart = svg.line_chart(lines, TOKENS if panel.over_tokens else "step", title)
     return (
         f'<figure id="{text(panel.key)}"><figcaption><h3>{text(panel.title)}{unit}</h3><p>{text(panel.meaning)}</p></figcaption>'
         + f'<div class="keys">{keys}</div>'
-        + f'<div class="plot" tabindex="0" role="group" aria-label="{text(title)}; arrow keys go through the steps" data-lines="{text(json.dumps(tips))}">{chart}</div>'
+        + f'<div class="plot" tabindex="0" role="group" aria-label="{text(title)}; arrow keys go through the steps" data-lines="{text(json.dumps(tips))}">{chart.svg}</div>'
         + _numbers(panel, lines)
         + "</figure>"
     )
@@ -146,25 +155,25 @@ def _numbers(panel: Panel, lines: Sequence[Line]) -> str:
     return f"<details><summary>Numbers (means over seeds)</summary>{more}{_table(head, rows)}</details>"
 
 
-def _front(report: Report, accuracy: str) -> list[str]:
-    length, points = front(report.runs, report.comparison, accuracy)
+def _front(report: Report, of: HeldOut) -> list[str]:
+    length, points = front(report.runs, report.comparison, of)
     if not points:
         return []
-    source = accuracy.split("/acc/")[0].split("/", 1)[1]
-    where = "validation" if length.startswith("val-") else "training"
     best = [p.arm for p in points if p.on_front]
-    told = "Bars are 95% t intervals over seeds." if any(p.accuracy_half is not None for p in points) else "One run an arm: no intervals."
+    runs = sorted({len(p.runs) for p in points})
+    told = f"Bars are 95% t intervals over {' or '.join(map(str, runs))} runs." if any(p.accuracy_half is not None for p in points) else "No intervals."
     meaning = f"Up and to the left is better. {told} By the means, no arm beats {' or '.join(best)} in both (the Pareto front)."
-    head = [("text", "arm"), ("", "length"), ("", "accuracy")]
+    head = [("text", "arm"), ("", "length"), ("", of.title)]
 
     def with_half(value: float, half: float | None, form: str) -> str:
         return format(value, form) + ("" if half is None else f" ± {format(half, form)}")
 
     rows = [[_arm(p.number, p.arm), with_half(p.length, p.length_half, ".1f"), with_half(p.accuracy, p.accuracy_half, ".3f")] for p in points]
-    title = f"{source}: accuracy against length"
+    title = f"{of.source}: {of.title} against length"
+    chart = front_chart(f"front-{held_out(report.runs).index(of)}", title, length, points)
     return [
         f"<figure><figcaption><h3>{text(title)}</h3><p>{text(meaning)}</p></figcaption>"
-        f'<div class="keys"></div><div class="plot">{svg.front_chart(points, f"mean length of {where} responses (tokens)", title)}</div>'
+        f'<div class="keys"></div><div class="plot">{chart.svg}</div>'
         f"<details><summary>Numbers (mean ± half of the interval)</summary>{_table(head, rows)}</details></figure>"
     ]
 

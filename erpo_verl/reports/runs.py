@@ -7,13 +7,13 @@ Accelerate engine write it. Arm and seed are those of ``run.json``, else those i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from erpo_verl.reports.metrics import ACCURACY, TOKENS
+from erpo_verl.reports.metrics import TOKENS, HeldOut
 from erpo_verl.reports.wandb_files import find_files, read_offline_run
 from erpo_verl.runs.metrics import METRICS, read_metrics
 from erpo_verl.runs.names import arm_and_seed, run_name
@@ -22,7 +22,10 @@ from erpo_verl.runs.record import read_record
 
 @dataclass(frozen=True)
 class Run:
-    """One run. ``series[name]`` maps steps, ascending, to finite values; ``broken[name]`` lists steps without a number."""
+    """One run. ``series[name]`` maps steps, ascending, to finite values; ``broken[name]`` lists steps without a number.
+
+    ``recorded``: the name that its record gives it, where the folder's is used in its place.
+    """
 
     path: Path
     arm: str
@@ -30,6 +33,7 @@ class Run:
     series: dict[str, dict[int, float]]
     broken: dict[str, list[int]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    recorded: str = ""
 
     @property
     def label(self) -> str:
@@ -41,16 +45,10 @@ class Run:
         """The last step that has any metric."""
         return max(max(values) for values in self.series.values())
 
-    @property
-    def accuracies(self) -> list[str]:
-        """Names of the accuracies on validation sources, one a source (that over the most samples), by source."""
-        found: dict[str, tuple[int, str]] = {}
-        for name in self.series:
-            if match := ACCURACY.match(name):
-                source, n = match["source"], int(match["n"])
-                if source not in found or n > found[source][0]:
-                    found[source] = (n, name)
-        return [name for _, (_, name) in sorted(found.items())]
+    def gaps(self, name: str) -> set[int]:
+        """Steps at which the run should have a number and has none: it is not finite, or a training metric is of an empty set."""
+        steps = set() if name.startswith("val-") else set(self.series.get("critic/score/mean", {}))
+        return (steps | set(self.broken.get(name, ()))) - set(self.values(name))
 
     @cached_property
     def tokens(self) -> dict[int, float]:
@@ -141,6 +139,44 @@ def _nested(config: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def held_out(runs: Sequence[Run]) -> list[HeldOut]:
+    """The number that each validation source is judged by, by source: accuracy where a run has it, else the mean reward, and of
+    several numbers of samples the largest. A name that all runs of the source share goes before one that some lack."""
+    having: dict[str, list[set[HeldOut]]] = {}
+    for run in runs:
+        found: dict[str, set[HeldOut]] = {}
+        for name in run.series:
+            if one := HeldOut.parse(name):
+                found.setdefault(one.source, set()).add(one)
+        for source, names in found.items():
+            having.setdefault(source, []).append(names)
+    chosen = []
+    for _, names in sorted(having.items()):
+        for candidates in [set.intersection(*names)] if set.intersection(*names) else names:
+            best = max(candidates, key=lambda one: (one.kind == "acc", one.n, one.name))
+            chosen += [best] if best not in chosen else []
+    return chosen
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several runs. Arms whose runs share a recorded name and seed take the names of their folders, all of an arm's runs at once.
+
+    Raises:
+        ValueError: as `read_run`; or two runs have the same arm and seed by their folders' names too.
+    """
+    runs = [read_run(path) for path in paths]
+    keys = [(run.arm, run.seed) for run in runs]
+    shared = {arm for (arm, seed) in keys if keys.count((arm, seed)) > 1}
+    named = []
+    for run in runs:
+        if run.arm in shared:
+            arm, seed = arm_and_seed(run.path.resolve().name)
+            run = replace(run, arm=arm, seed=run.seed if seed is None else seed, recorded=run_name(run.arm, run.seed))
+        named.append(run)
+    by_arm(named)
+    return named
+
+
 def by_arm(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs by arm, in the order in which the arms came; seeds sorted.
 
@@ -154,8 +190,14 @@ def by_arm(runs: list[Run]) -> dict[str, list[Run]]:
         seeds = [run.seed for run in members]
         if len(set(seeds)) < len(seeds):
             twice = next(run for run in members if seeds.count(run.seed) > 1)
-            others = ", ".join(str(run.path) for run in members if run.seed == twice.seed)
-            what = "no seed" if twice.seed is None else f"the same seed {twice.seed}"
-            raise ValueError(f"several runs of arm {arm!r} have {what} ({others}): name their folders {arm}-s1, {arm}-s2, ...")
+            same = [run for run in members if run.seed == twice.seed]
+            what = "no seed" if twice.seed is None else f"seed {twice.seed}"
+            paths = " and ".join(str(run.path) for run in same)
+            other = same[-1].path.resolve()
+            where = other.with_name(run_name(f"{arm}-b", 1 if twice.seed is None else twice.seed))
+            raise ValueError(
+                f"{paths} are both of arm {arm!r} with {what}, by their records and by their folders' names: give each folder a name of its "
+                f"own, ARM-sSEED, as with: mv {other} {where}"
+            )
         members.sort(key=lambda run: -1 if run.seed is None else run.seed)
     return arms

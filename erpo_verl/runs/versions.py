@@ -13,6 +13,9 @@ _OF = {
     "hf": (),
 }
 
+JUDGE = ("math-verify", "latex2sympy2_extended", "sympy")
+"""Distributions that a verdict of the maths reward hangs on."""
+
 
 def version(distribution: str) -> str | None:
     """Its version; None where it is not installed."""

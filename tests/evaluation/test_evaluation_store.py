@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+from erpo_verl.reward import RewardConfig
 
 from erpo_verl.evaluation import comparison, store
 from erpo_verl.evaluation.problems import EvaluationError
 from erpo_verl.evaluation.report import REPORT
+from erpo_verl.statistics import holm
 
 SETTINGS = {
-    "model": "a", "model_fingerprint": "1", "k": 2, "top_p": 1.0, "top_k": -1, "max_tokens": 8, "judge": {},
+    "model": "a", "model_fingerprint": "1", "k": 2, "top_p": 1.0, "top_k": -1, "max_tokens": 8,
+    "judge": {"several_boxes": "auto"}, "judge_versions": {"policy": 1, "math-verify": "0.9"},
     "engine": "hf", "dtype": "float32", "device": "cpu",
     "seed": 0, "template": {}, "temperatures": (0.6,), "versions": {"torch": "2.13.0"},
 }  # fmt: skip
 
 
-def line(id, acc=(1, 0), *, temperature=0.6, rewording="original", gold="2", level=None, source="s", length=(3, 5)):
+def line(id, acc=(1, 0), *, temperature=0.6, rewording="original", gold="2", level=None, source="s", length=(3, 5), reason=None):
     n = len(acc)
     return {
         "rewording": rewording, "temperature": temperature, "id": id, "source": source, "level": level, "gold": gold,
         "acc": list(acc), "pred": ["2" if a else "9" for a in acc],
-        "reason": [1 - a for a in acc], "length": list(length)[:n],
+        "reason": [float(not a) for a in acc] if reason is None else list(reason), "length": list(length)[:n],
         "finished": [True] * n, "response": ["½ \\boxed{2}\n"] * n,
     }  # fmt: skip
 
@@ -144,7 +149,11 @@ def test_comparison_by_hand(tmp_path) -> None:
     avg = rows["s", "", "avg@2"]
     # Per problem 0, 0.5, 1: of 4 sign patterns of the two that differ, two are as large.
     assert (avg["other"], avg["this"], avg["difference"], avg["p_value"]) == pytest.approx((1 / 6, 2 / 3, 0.5, 0.5))
-    assert (avg["problems"], avg["b_better"], avg["a_better"]) == (3, 2, 0)
+    assert (avg["pairs"], avg["b_better"], avg["a_better"]) == (3, 2, 0)
+    assert (avg["role"], avg["adjusted"], avg["verdict"]) == ("primary", 0.5, "not distinguishable from noise")
+    secondary = [r for r in found["conditions"][0]["rows"] if r["role"] == "secondary"]
+    assert [r["name"] for r in secondary] == ["pass@2", "maj@2", "length"]
+    assert all(r["adjusted"] is None and not r["verdict"] for r in found["conditions"][0]["rows"] if r["role"] == "descriptive")
     assert rows["s", "", "pass@2"]["difference"] == pytest.approx(2 / 3)
     assert rows["s", "", "maj@2"]["difference"] == pytest.approx(0.5)
     assert rows["s", "", "length"]["difference"] == pytest.approx(1 / 3)
@@ -152,7 +161,10 @@ def test_comparison_by_hand(tmp_path) -> None:
     assert found["remarks"] == ["temperature 0.6: 3 problems in both; left out: 1 only in the other, 0 only in this"]
     paths = comparison.write(b, found)
     assert json.loads(paths[1].read_text()) == json.loads(json.dumps(found))
-    assert "| s |  | avg@2 | 3 | 0.167 | 0.667 | +0.500 [" in paths[0].read_text()
+    text = paths[0].read_text()
+    assert "| s |  | avg@2 | 0.167 | 0.667 | 2 / 0 | +0.500 [" in text and "| 3 | 0.500 | 0.500 | not distinguishable from noise |" in text
+    described = text[text.index("## Temperature 0.6") :]
+    assert "distinguishable" not in described and "| s | 2 | avg@2 |" in described
 
 
 def test_swapping_the_sides_turns_the_sign(tmp_path) -> None:
@@ -165,12 +177,87 @@ def test_swapping_the_sides_turns_the_sign(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"k": 4}, {"top_p": 0.9}, {"max_tokens": 16}, {"judge": {"several_boxes": "last"}}]
+    ("changed", "words"),
+    [
+        ({"k": 4}, "k is 2 and 4"),
+        ({"top_p": 0.9}, "top_p is 1.0 and 0.9"),
+        ({"max_tokens": 16}, "max_tokens is 8 and 16"),
+        ({"judge": {"several_boxes": "last"}}, "judge's several_boxes is auto and last"),
+        ({"judge": {"several_boxes": "auto", "rel_tol": 0.1}}, "judge's rel_tol is not recorded and 0.1"),
+        ({"judge_versions": {"policy": 2, "math-verify": "0.9"}}, "the judge's policy is 1 and 2"),
+        ({"judge_versions": {"policy": 1, "math-verify": "0.8"}}, "the judge's math-verify is 0.9 and 0.8"),
+        ({"judge_versions": {}}, "the judge's math-verify is 0.9 and not recorded; the judge's policy is 1 and not recorded"),
+    ],
 )
-def test_other_settings_are_not_compared(tmp_path, changed) -> None:
+def test_other_settings_are_not_compared(tmp_path, changed, words) -> None:
     a, b = finished(tmp_path / "a", [line("p")]), finished(tmp_path / "b", [line("p")], **changed)
-    with pytest.raises(EvaluationError, match=f"cannot be compared: {next(iter(changed))} is "):
+    with pytest.raises(EvaluationError, match=f"cannot be compared: {re.escape(words)}$"):
         comparison.compare(a, b)
+
+
+def test_what_of_the_judge_cannot_change_a_verdict_does_not_count(tmp_path) -> None:
+    """Other workers, other scores, a time limit that no response reached; one that was reached counts."""
+    samples = [line("p"), line("q", reason=(1.0, 16.0))]  # the second of q's responses timed out
+    before = {"several_boxes": "auto", "workers": 2, "time_limit_s": 3.0, "memory_limit_mb": 1024, "score_right": 1.0}
+    a = finished(tmp_path / "a", samples, judge=before)
+    b = finished(tmp_path / "b", samples, judge={**before, "workers": 8, "memory_limit_mb": 512, "score_right": 2.0})
+    assert "judge's memory_limit_mb is 1024 and 512: no response reached it" in comparison.compare(a, b)["remarks"]
+    assert not any("workers" in remark or "score_right" in remark for remark in comparison.compare(a, b)["remarks"])
+    c = finished(tmp_path / "c", samples, judge={**before, "time_limit_s": 9.0})
+    for pair in ((a, c), (c, a)):
+        with pytest.raises(EvaluationError, match=r"time_limit_s is .* and .*, and responses reached it \(timeout\)"):
+            comparison.compare(*pair)
+    d, e = (finished(tmp_path / name, samples[:1], judge=before | {"time_limit_s": limit}) for name, limit in (("d", 3.0), ("e", 9.0)))
+    assert "judge's time_limit_s is 3.0 and 9.0: no response reached it" in comparison.compare(d, e)["remarks"]
+
+
+def test_the_settings_that_do_not_count_are_the_judges_own() -> None:
+    known = {item.name for item in dataclasses.fields(RewardConfig)}
+    assert known >= comparison.FREE_OF_JUDGE and known >= set(comparison.LIMITS_OF_JUDGE)
+
+
+def many(right) -> list[dict]:
+    return [line(f"p{i}", right(i)) for i in range(12)]
+
+
+def test_verdicts_and_endpoints(tmp_path) -> None:
+    a = finished(tmp_path / "a", many(lambda i: (0, i % 4 == 0)))
+    b = finished(tmp_path / "b", many(lambda i: (1, i % 3 == 0)))
+    (condition,) = comparison.compare(a, b)["conditions"]
+    rows = {row["name"]: row for row in condition["rows"]}
+    avg = rows["avg@2"]
+    # Per problem 1/2, or 1 or 0 more: all 12 differ, and none the other way, or are ties.
+    assert avg["role"] == "primary" and avg["verdict"] == "distinguishable from noise" and avg["adjusted"] == avg["p_value"] < 0.05
+    others = [row for row in rows.values() if row["role"] == "secondary"]
+    assert [row["adjusted"] for row in others if row["p_value"] is not None] == pytest.approx(
+        holm([row["p_value"] for row in others if row["p_value"] is not None])
+    )
+    found = comparison.compare(a, b, primary="length", secondary=["avg@2"])["conditions"][0]["rows"]
+    assert {row["name"]: row["role"] for row in found if row["role"] != "descriptive"} == {"length": "primary", "avg@2": "secondary"}
+    assert rows["length"]["verdict"] == "no verdict: all 12 pairs are equal" and rows["length"]["p_value"] is None
+    found = comparison.compare(a, b, secondary=["none"])["conditions"][0]["rows"]
+    assert [row["name"] for row in found if row["role"] != "descriptive"] == ["avg@2"]
+    for arguments in ({"primary": "avg@3"}, {"secondary": ["avg@3"]}, {"primary": "none"}):
+        with pytest.raises(EvaluationError, match="not in this comparison; near are"):
+            comparison.compare(a, b, **arguments)
+
+
+def test_each_data_set_is_secondary_and_all_of_them_primary(tmp_path) -> None:
+    a, b = (finished(tmp_path / name, [line(f"{s}{i}", (0, (i + x) % 2), source=s) for s in ("m", "n") for i in range(4)]) for name, x in (("a", 0), ("b", 1)))
+    rows = comparison.compare(a, b)["conditions"][0]["rows"]
+    assert [(row["name"], row["source"]) for row in rows if row["role"] == "primary"] == [("avg@2", "all problems")]
+    assert [row["name"] for row in rows if row["role"] == "secondary"] == ["pass@2", "maj@2", "length", "m:avg@2", "n:avg@2"]
+    found = comparison.compare(a, b, primary="m:pass@2")["conditions"][0]["rows"]
+    assert [(row["source"], row["metric"]) for row in found if row["role"] == "primary"] == [("m", "pass@2")]
+
+
+def test_two_problems_are_too_few_for_a_verdict(tmp_path) -> None:
+    a = finished(tmp_path / "a", [line("p", (0, 0)), line("q", (0, 0))])
+    b = finished(tmp_path / "b", [line("p", (1, 1)), line("q", (1, 0))])
+    found = comparison.compare(a, b)
+    (avg,) = (row for row in found["conditions"][0]["rows"] if row["role"] == "primary")
+    assert (avg["p_value"], avg["verdict"]) == (None, "no verdict: 2 pairs, and it takes 3")
+    assert json.dumps(found, allow_nan=False) and "no verdict: 2 pairs" in comparison.markdown(found)
 
 
 def test_other_problems_temperatures_and_golds_are_not_compared(tmp_path) -> None:

@@ -55,7 +55,7 @@ def test_labels_of_charts_are_not_clipped(browser, pages):
         return box.left < whole.left - 1 || box.right > whole.right + 1 || box.bottom > whole.bottom + 1;
     }).map((t) => t.textContent)"""
     assert browser.js(outside) == []
-    assert browser.js("document.querySelectorAll('figure svg[role=img] path.mean').length") > 5
+    assert browser.js("document.querySelectorAll('figure svg[role=img] [data-arm] path').length") > 20
 
 
 def test_numbers_of_a_chart_and_hidden_arms(browser, pages):

@@ -6,66 +6,35 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from reports_runs import ACC, record, two_arms, write_run
 
 from erpo_verl import cli
-from erpo_verl.reports import statistics
+from erpo_verl.reports import endpoints
 from erpo_verl.reports.comparable import MISSING, NOT_COMPARABLE, NOTE, issues
 from erpo_verl.reports.compare import read_report
-from erpo_verl.reports.runs import by_arm, read_run
-from erpo_verl.reports.words import headline, markdown, verdict
+from erpo_verl.reports.runs import Run, held_out, read_run, read_runs
+from erpo_verl.reports.words import headline, markdown
+from erpo_verl.statistics import DESCRIPTIVE, MIN_PAIRS, PRIMARY, SECONDARY
 
 
-def difference_in(report, title, other="erpo"):
-    return next(d for d in report.comparison.differences if d.measure.title == title and d.other == other)
+def difference_in(report, name, other="erpo"):
+    return next(d for d in report.comparison.differences if d.measure.name == name and d.other == other)
 
 
 def found(folders, level=None):
     return [issue for issue in issues([read_run(folder) for folder in folders]) if level in (None, issue.level)]
 
 
-# --- Statistics -------------------------------------------------------------------------------------------------------
-
-
-def test_paired_difference_by_hand():
-    mean, half, p, seeds = statistics.paired({1: 0.50, 2: 0.60, 3: 0.70}, {1: 0.53, 2: 0.62, 3: 0.74, 9: 5.0})
-    # Differences .03 .02 .04: mean .03, sd .01, error .01/sqrt(3); t(0.975, 2) = 4.302653; t = 5.196152.
-    assert seeds == (1, 2, 3) and mean == pytest.approx(0.03)
-    assert half == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
-    # With two degrees of freedom the two-sided p is 1 - t / sqrt(t^2 + 2).
-    t = math.sqrt(27)
-    assert p == pytest.approx(1 - t / math.sqrt(t * t + 2), rel=1e-9)
-
-
-def test_fewer_than_two_pairs_have_no_interval():
-    assert statistics.paired({1: 0.5}, {1: 0.6})[1:] == (None, None, (1,))
-    mean, *rest = statistics.paired({1: 0.5}, {2: 0.6})
-    assert math.isnan(mean) and rest == [None, None, ()]
-
-
-def test_equal_runs_differ_by_nothing():
-    assert statistics.paired({1: 0.5, 2: 0.6}, {1: 0.5, 2: 0.6})[:3] == (0.0, 0.0, 1.0)
-
-
-def test_holm_by_hand():
-    # In order .01 x 4, .02 x 3, .03 x 2, .20 x 1, each at least the one before.
-    assert statistics.holm([0.03, 0.01, 0.20, 0.02]) == pytest.approx([0.06, 0.04, 0.20, 0.06])
-    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
-    assert statistics.holm([]) == []
-
-
-def test_interval_by_hand():
-    mean, half = statistics.interval([1.0, 3.0])  # sd sqrt(2), error 1, t(0.975, 1) = 12.706205
-    assert (mean, half) == (2.0, pytest.approx(12.706205, rel=1e-6))
-    assert statistics.interval([4.0]) == (4.0, None)
+# --- Numbers ----------------------------------------------------------------------------------------------------------
 
 
 def test_pareto_front_by_hand():
     points = {"a": (10.0, 0.5), "b": (20.0, 0.7), "c": (20.0, 0.6), "d": (30.0, 0.7), "e": (5.0, 0.1)}
-    assert statistics.pareto(points) == ["e", "a", "b"]
-    assert statistics.pareto({"a": (1.0, 1.0), "b": (1.0, 1.0)}) == ["a", "b"]
+    assert endpoints.pareto(points) == ["e", "a", "b"]
+    assert endpoints.pareto({"a": (1.0, 1.0), "b": (1.0, 1.0)}) == ["a", "b"]
 
 
 # --- Reports ----------------------------------------------------------------------------------------------------------
@@ -73,41 +42,209 @@ def test_pareto_front_by_hand():
 
 def test_numbers_of_a_report(tmp_path):
     report = read_report(two_arms(tmp_path))
-    accuracy = difference_in(report, "accuracy on arithmetic")
-    assert (accuracy.base, accuracy.mean, len(accuracy.seeds)) == ("grpo", pytest.approx(0.03), 3)
+    accuracy = difference_in(report, "held-out")
+    assert (accuracy.base, accuracy.paired.difference, accuracy.seeds) == ("grpo", pytest.approx(0.03), (1, 2, 3))
     # Reward: .1 x (1 + 2 + 3 + 4)/4 = .25 and the shift of .001 a seed; arms differ by 3 seeds' shift, without any spread.
-    reward = difference_in(report, "training reward")
+    reward = difference_in(report, "critic/score/mean")
     assert report.comparison.values["critic/score/mean"]["grpo-s2"] == pytest.approx(0.252)
-    assert (reward.mean, reward.half) == (pytest.approx(0.003), pytest.approx(0, abs=1e-9))
+    assert (reward.paired.difference, reward.paired.low) == (pytest.approx(0.003), None)
     # 8 responses of 21, 22, 23, 24 tokens: 720 generated, though 1040 are counted with the prompts.
     assert report.comparison.values["tokens generated"]["erpo-s1"] == pytest.approx(720)
-    assert report.comparison.tests == len(report.comparison.differences) == 5
     text = markdown(report)
     assert "| grpo | 3 | 0.600 ± 0.100 |" in text
-    assert "| erpo | accuracy on arithmetic | +0.030 | [+0.005, +0.055] | 3 | 0.035 |" in text
-    assert "There are 5 of them: with no difference anywhere one expects 0.2 to miss zero" in text
+    # The interval by hand: t(0.975, 2) = 4.302653 times .01 / sqrt(3).
+    assert "| erpo | accuracy on arithmetic at equal tokens | +0.030 | [+0.005, +0.055] | 3 | 0.035 | 0.035 | distinguishable from noise |" in text
+    assert "| erpo | training reward | +0.003 | – | 3 |" in text  # described: no p and no verdict
+    assert headline(report) == ["erpo against grpo, accuracy on arithmetic at equal tokens: +0.030, 95% interval [+0.005, +0.055] over 3 pairs; distinguishable from noise."]
 
 
 def test_noise_is_called_noise(tmp_path):
-    folders = [write_run(tmp_path / f"a-s{s}", x, seed=s) for s, x in ((1, 0.5), (2, 0.6))]
-    folders += [write_run(tmp_path / f"b-s{s}", x, seed=s + 2) for s, x in ((1, 0.7), (2, 0.5))]
+    folders = [write_run(tmp_path / f"a-s{s}", x, seed=s) for s, x in ((1, 0.5), (2, 0.6), (3, 0.5))]
+    folders += [write_run(tmp_path / f"b-s{s}", x, seed=s + 3) for s, x in ((1, 0.7), (2, 0.5), (3, 0.55))]
     report = read_report(folders)
-    assert verdict(difference_in(report, "accuracy on arithmetic", "b")) == "not distinguishable from noise"
+    assert difference_in(report, "held-out", "b").paired.verdict == "not distinguishable from noise"
     assert any("not distinguishable from noise" in sentence for sentence in headline(report))
 
 
 def test_what_correction_takes_away_is_not_claimed(tmp_path):
-    difference = difference_in(read_report(two_arms(tmp_path)), "accuracy on arithmetic")
-    assert difference.p < 0.05 < difference.holm
-    assert not difference.told_apart and verdict(difference) == "not distinguishable after Holm's correction"
-
-
-def test_one_seed_can_be_noise(tmp_path):
-    folders = [write_run(tmp_path / "grpo-s1", 0.5), write_run(tmp_path / "erpo-s1", 0.9, erpo=True, seed=1)]
+    """Three arms: the primary endpoint is tested twice, so the p of .035 counts for .07."""
+    folders = two_arms(tmp_path)
+    folders += [write_run(tmp_path / f"other-s{s}", a, seed=s + 6) for s, a in ((1, 0.55), (2, 0.55), (3, 0.74))]
     report = read_report(folders)
-    assert report.comparison.tests == 0
-    assert "+0.400 (one seed: no interval, so this can be noise)" in markdown(report)
-    assert any("one seed an arm" in issue.text for issue in found(folders, MISSING))
+    found = difference_in(report, endpoints.AT_TOKENS + "held-out").paired
+    assert found.p_value < 0.05 < found.adjusted == pytest.approx(2 * found.p_value)
+    assert found.verdict == "not distinguishable after Holm's correction" and "corrected by Holm for the 2 arms" in markdown(report)
+
+
+@pytest.mark.parametrize(("seeds", "words"), [(1, "1 pair, no interval; no verdict: 1 pair, and it takes 3"), (2, "no verdict: 2 pairs, and it takes 3")])
+def test_fewer_than_three_pairs_give_no_verdict(tmp_path, seeds, words):
+    folders = [write_run(tmp_path / f"{arm}-s{s}", x + s * s * 0.02, seed=s + (arm == "b")) for arm, x in (("a", 0.5), ("b", 0.7)) for s in range(seeds)]
+    report = read_report(folders)
+    assert words in headline(report)[0] and all(d.paired.p_value is None for d in report.comparison.differences)
+    assert "distinguishable from noise |" not in markdown(report)
+    assert any(f"of b and a: a verdict takes {MIN_PAIRS}" in issue.text for issue in found(folders, MISSING))
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.0])
+def test_seeds_that_all_differ_by_the_same_give_no_verdict(tmp_path, shift):
+    """Accuracies on a grid: .1 and .3 more than .2 differ by another rounding, and a t test would take that for certainty."""
+    folders = [write_run(tmp_path / f"a-s{s}", x, seed=s) for s, x in ((1, 0.1), (2, 0.3), (3, 0.7))]
+    folders += [write_run(tmp_path / f"b-s{s}", x + shift, seed=s + 3) for s, x in ((1, 0.1), (2, 0.3), (3, 0.7))]
+    report = read_report(folders)
+    (sentence,) = headline(report)
+    assert sentence.endswith("3 pairs, no interval; no verdict: all 3 pairs " + ("differ by the same." if shift else "are equal."))
+
+
+# --- Endpoints --------------------------------------------------------------------------------------------------------
+
+
+def with_tokens(folder, points, *, source="x", tokens=100.0):
+    """A run of six steps with `tokens` generated in each, validated at the given steps."""
+    folder.mkdir(parents=True)
+    lines = []
+    for step in range(7):
+        data = {f"val-core/{source}/acc/mean@1": points[step]} if step in points else {}
+        if step:
+            data |= {"response_length/mean": tokens, "prompt_length/mean": 50.0, "perf/total_num_tokens": tokens + 50.0, "critic/score/mean": step / 10}
+        lines.append(json.dumps({"step": step, "data": data}))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_accuracy_at_equal_tokens_by_hand(tmp_path):
+    """`a` generates 100 tokens a step and is validated at 0 and 6: 600. `b` generates 200, is validated at 0, 2, 4, 6: 0, 400, 800, 1200."""
+    a = with_tokens(tmp_path / "a-s1", {0: 0.1, 6: 0.4})
+    b = with_tokens(tmp_path / "b-s1", {0: 0.1, 2: 0.3, 4: 0.5, 6: 0.9}, tokens=200.0)
+    comparison = read_report([a, b]).comparison
+    assert (comparison.tokens, comparison.step, comparison.primary.name) == (600, 6, "tokens:held-out")
+    # b at 600 lies half way between .3 at 400 and .5 at 800.
+    assert comparison.values["tokens:held-out"] == {"a-s1": pytest.approx(0.4), "b-s1": pytest.approx(0.4)}
+    assert comparison.values["held-out"] == {"a-s1": 0.4, "b-s1": 0.9}  # at the last step b looks far better
+
+
+def test_the_mean_over_sources_weighs_each_the_same(tmp_path):
+    folders = two_arms(tmp_path)
+    for folder in folders:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:
+            if ACC in line["data"]:
+                line["data"]["val-core/hard/acc/mean@2"] = line["data"][ACC] / 10
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    comparison = read_report(folders).comparison
+    assert comparison.values["tokens:held-out"]["erpo-s1"] == pytest.approx((0.53 + 0.053) / 2)
+    roles = comparison.roles
+    assert roles["tokens:held-out"] == PRIMARY and roles[f"tokens:{ACC}"] == roles["held-out"] == roles["response_length/mean"] == SECONDARY
+    assert roles[ACC] == roles["actor/entropy"] == DESCRIPTIVE
+    assert comparison.measures[0].title == "mean accuracy on 2 sources at equal tokens"
+
+
+def test_where_tokens_are_not_recorded_the_step_decides_and_that_is_said(tmp_path):
+    folders = two_arms(tmp_path)
+    for line in (lines := [json.loads(line) for line in (folders[4] / "metrics.jsonl").read_text().splitlines()]):
+        line["data"].pop("perf/total_num_tokens", None)
+    (folders[4] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = read_report(folders)
+    assert report.comparison.primary.name == "held-out"
+    assert "The primary endpoint is the accuracy on arithmetic at step 4, as generated tokens are not recorded in erpo-s2" in markdown(report)
+    with pytest.raises(ValueError, match="cannot be compared at equal generated tokens: generated tokens are not recorded in erpo-s2"):
+        read_report(folders, "tokens:held-out")
+
+
+def test_validations_that_lie_around_no_common_budget(tmp_path):
+    early = with_tokens(tmp_path / "a-s1", {0: 0.1, 1: 0.2})
+    late = with_tokens(tmp_path / "b-s1", {5: 0.3, 6: 0.4})
+    comparison = read_report([early, late]).comparison
+    assert comparison.tokens is None and "no two validations of b-s1 lie around" in comparison.fallback
+
+
+def test_endpoints_named_by_the_user(tmp_path):
+    folders = two_arms(tmp_path)
+    comparison = read_report(folders, "actor/entropy", ["critic/score/mean", ACC]).comparison
+    assert comparison.roles["actor/entropy"] == PRIMARY
+    assert [name for name, role in comparison.roles.items() if role == SECONDARY] == ["critic/score/mean", ACC]
+    assert comparison.roles["response_length/mean"] == DESCRIPTIVE
+    assert [m.name for m in comparison.measures][:3] == ["actor/entropy", "critic/score/mean", ACC]
+    comparison = read_report(folders, secondary=["none"]).comparison
+    assert SECONDARY not in comparison.roles.values() and comparison.primary.name == "tokens:held-out"
+
+
+@pytest.mark.parametrize(
+    ("primary", "words"),
+    [
+        ("val-core/arithmetik/acc/mean@2", f"no run has it; near are {ACC}"),
+        ("actor/entropie", "no run has it; near are actor/entropy"),
+        ("tokens:actor/entropy", f"only a held-out number is taken at equal tokens: tokens:held-out, tokens:{ACC}"),
+    ],
+)
+def test_unknown_endpoints_are_refused(tmp_path, capsys, primary, words):
+    folders = two_arms(tmp_path)
+    assert cli.main(["compare", *map(str, folders), "--primary", primary, "--out", str(tmp_path / "report")]) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / "report").exists()
+
+
+def test_without_validation_nothing_is_primary(tmp_path):
+    folders = [with_tokens(tmp_path / f"{arm}-s{seed}", {}, tokens=100.0 + (1 + i) * seed * seed) for i, arm in enumerate("ab") for seed in (1, 2, 3)]
+    report = read_report(folders)
+    assert report.comparison.primary is None and headline(report)[-1] == "No run has a held-out number: there is no primary endpoint."
+    assert "there is no primary endpoint" in markdown(report)
+
+
+def test_held_out_reward_where_there_is_no_accuracy(tmp_path):
+    """verl logs `reward` in the place of `acc` for a reward function that returns a float alone."""
+    name = "val-core/essay/reward/mean@4"
+    folders = [write_run(tmp_path / f"{arm}-s{s}", x + 0.01 * s * s, seed=s + 3 * (arm == "b"), name=name) for arm, x in (("a", -0.5), ("b", 1.5)) for s in (1, 2, 3)]
+    report = read_report(folders)
+    assert report.comparison.primary.title == "held-out reward on essay at equal tokens"
+    assert not any(issue.what == "validation" for issue in report.issues)
+    from erpo_verl.reports.curves import panels
+
+    assert [panel.key for panel, _ in panels(report.runs)][:2] == ["reward-essay-steps", "reward-essay-tokens"]
+
+
+def test_accuracy_goes_before_the_reward_that_verl_logs_beside_it(tmp_path):
+    names = {"val-core/x/acc/mean@8": 0.5, "val-core/x/acc/mean@1": 0.5, "val-aux/x/reward/mean@8": 0.7}
+    runs = [Run(tmp_path, "a", s, {name: {0: value} for name, value in names.items()}) for s in (1, 2)]
+    assert [one.name for one in held_out(runs)] == ["val-core/x/acc/mean@8"]
+    fewer = Run(tmp_path, "b", 1, {"val-core/x/acc/mean@1": {0: 0.5}, "val-core/y/reward/mean@2": {0: 1.0}})
+    assert [one.name for one in held_out([*runs, fewer])] == ["val-core/x/acc/mean@1", "val-core/y/reward/mean@2"]  # what all of a source have
+    other = Run(tmp_path, "b", 1, {"val-core/x/reward/mean@2": {0: 0.5}})
+    assert {one.name for one in held_out([*runs, other])} == {"val-core/x/acc/mean@8", "val-core/x/reward/mean@2"}
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+def recorded_alike(tmp_path, folders):
+    for i, name in enumerate(folders):
+        record(write_run(tmp_path / name, 0.5 + 0.01 * i, seed=i), tmp_path, arm="erpo", seed=i % 3 + 1, algorithm={"erpo": {"gate": {"gamma": 1.0 + i // 3}}})
+    return [tmp_path / name for name in folders]
+
+
+def test_runs_with_the_same_recorded_name_take_their_folders_names(tmp_path):
+    folders = recorded_alike(tmp_path, ["soft-s1", "soft-s2", "soft-s3", "hard-s1", "hard-s2"])
+    report = read_report(folders)
+    # The third run of `soft` clashes with nobody, and stays with its arm all the same.
+    assert {arm: [run.seed for run in runs] for arm, runs in report.arms.items()} == {"soft": [1, 2, 3], "hard": [1, 2]}
+    (note,) = [issue for issue in report.issues if issue.what == "names"]
+    assert "erpo-s1 is soft-s1" in note.text and "erpo-s2 is hard-s2" in note.text
+    assert list(read_report(folders[:3]).arms) == ["erpo"]  # where nothing clashes the record counts
+
+
+def test_folders_without_a_seed_keep_the_recorded_one(tmp_path):
+    assert [run.label for run in read_runs(recorded_alike(tmp_path, ["a", "b-s2", "c-s3", "d"]))] == ["a-s1", "b-s2", "c-s3", "d-s1"]
+
+
+def test_the_advice_works_when_it_is_followed(tmp_path, capsys):
+    for place in ("x", "y"):
+        record(write_run(tmp_path / place / "a-s1", 0.5 if place == "x" else 0.6), tmp_path, arm="a", seed=1)
+    folders = [str(tmp_path / place / "a-s1") for place in ("x", "y")]
+    assert cli.main(["compare", *folders, "--out", str(tmp_path / "report")]) == 1
+    said = capsys.readouterr().err
+    assert f"{folders[0]} and {folders[1]} are both of arm 'a' with seed 1" in said
+    source, target = re.search(r"mv (\S+) (\S+)", said).groups()
+    Path(source).rename(target)
+    assert cli.main(["compare", folders[0], target, "--out", str(tmp_path / "report")]) == 0
+    assert "a-b against a" in capsys.readouterr().out
 
 
 def test_a_panel_and_a_measure_for_each_validation_source(tmp_path):
@@ -121,7 +258,7 @@ def test_a_panel_and_a_measure_for_each_validation_source(tmp_path):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = read_report(folders)
     # Runs are 0, 1, 2 of grpo and 3, 4, 5 of erpo: each pair differs by .03.
-    assert difference_in(report, "accuracy on MATH/lvl5").mean == pytest.approx(0.03)
+    assert difference_in(report, "val-core/MATH/lvl5/acc/mean@4").paired.difference == pytest.approx(0.03)
     from erpo_verl.reports.curves import panels
 
     keys = [panel.key for panel, _ in panels(report.runs)]
@@ -135,7 +272,7 @@ def test_curves_against_tokens(tmp_path):
     lines = next(lines for panel, lines in panels(report.runs) if panel.key == "accuracy-arithmetic-tokens")
     assert lines[0].runs["grpo-s1"] == [(0.0, 0.25), (pytest.approx(720), 0.5)]
     assert lines[0].steps == [0, 4] and lines[0].mean[1] == (pytest.approx(720), pytest.approx(0.6))
-    length, points = front(report.runs, report.comparison, ACC)
+    length, points = front(report.runs, report.comparison, held_out(report.runs)[0])
     assert length == "response_length/mean" and points[0].length == pytest.approx(22.5)
     assert [(p.arm, p.on_front) for p in points] == [("grpo", False), ("erpo", True)]
     assert points[0].accuracy_half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
@@ -230,9 +367,9 @@ def test_unpaired_seeds_and_missing_validation(tmp_path):
     (bare / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = "\n".join(issue.text for issue in found([*folders, bare]))
     assert "b and a do not have the same seeds; without a partner: 2" in text
-    assert "no held-out accuracy (val-*/<source>/acc/mean@k) in c-s1" in text
+    assert "no held-out accuracy (val-*/<source>/acc/mean@k) or reward in c-s1" in text
     assert "no actor/entropy in c-s1" in text
-    assert "actor/entropy of c-s1 is not a finite number at step 1, 2, 3, 4; left out" in text
+    assert "actor/entropy of c-s1 has no number at step 1, 2, 3, 4 (an empty set, or not finite); left out" in text
     assert "generated tokens cannot be counted in c-s1" in text
     assert markdown(read_report([*folders, bare]))  # and is compared in what there is
 
@@ -310,12 +447,6 @@ def test_missing_folder(tmp_path, capsys):
     assert f"{tmp_path / 'nowhere'} is missing" in capsys.readouterr().err
 
 
-def test_the_same_seed_twice_is_refused(tmp_path):
-    runs = [read_run(write_run(tmp_path / place / "a-s1", 0.5)) for place in ("x", "y")]
-    with pytest.raises(ValueError, match="the same seed 1"):
-        by_arm(runs)
-
-
 def test_without_the_extra(tmp_path, capsys, monkeypatch):
     import sys
 
@@ -349,12 +480,11 @@ def test_resumed_run_counts_the_later_line(tmp_path):
 
 
 def test_training_metrics_are_means_up_to_the_common_step(tmp_path):
-    from erpo_verl.reports.metrics import MEASURES
-
+    reward = endpoints.Measure("critic/score/mean", "", ".3f", ("critic/score/mean",), "tail")
     run = read_run(write_run(tmp_path / "a-s1", 0.5, steps=9))
     # Rewards are .1 x step: over the five steps up to 7 their mean is .5, over the last five .7.
-    assert statistics.value_at(run, MEASURES[0], 7) == pytest.approx(0.5)
-    assert statistics.value_at(run, MEASURES[0], 9) == pytest.approx(0.7)
+    assert endpoints.value_of(run, reward, 7, None) == pytest.approx(0.5)
+    assert endpoints.value_of(run, reward, 9, None) == pytest.approx(0.7)
 
 
 def test_one_and_one_point_zero_are_one_setting(tmp_path):
@@ -368,3 +498,32 @@ def test_means_are_at_steps_that_all_seeds_have(tmp_path):
     (line,) = next(lines for panel, lines in panels(runs) if panel.key == "entropy")
     assert line.steps == [1, 2, 3, 4] and [len(points) for points in line.runs.values()] == [4, 6]
     assert line.mean[1] == (2.0, pytest.approx(0.5 + 0.0015))
+
+
+def test_a_line_is_broken_where_a_training_metric_has_no_number(tmp_path):
+    """Null (the Accelerate engine) or absent (verl) at a training step is a gap; between validations a line goes on."""
+    from erpo_verl.reports.curves import panels
+
+    folder = write_run(tmp_path / "a-s1", 0.5, erpo=True, steps=6)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines[2]["data"]["erpo/cdp_entropy/mean"] = None
+    del lines[5]["data"]["erpo/cdp_entropy/mean"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = dict((panel.key, lines) for panel, lines in panels([read_run(folder)]))
+    line = found["pivot-entropy"][0]
+    assert line.steps == [1, 3, 4, 6] and [x for x, _ in line.drawn] == [1.0, 3.0, 3.0, 4.0, 6.0, 6.0]
+    assert [math.isnan(y) for _, y in line.drawn] == [False, True, False, False, True, False]
+    assert not any(math.isnan(y) for _, y in [*found["accuracy-arithmetic-steps"][0].drawn, *found["pivot-entropy"][1].drawn])
+
+
+def test_charts_of_the_page_have_no_style_of_their_own_and_no_clash_of_names(tmp_path):
+    """Inline SVG: colours are the page's variables, nothing reaches outside, ids are unique, what is used is there."""
+    from erpo_verl.reports.page import page
+
+    html = page(read_report(two_arms(tmp_path)))
+    charts = re.findall(r"<svg .*?</svg>", html, re.DOTALL)
+    assert len(charts) == 8 and not any("<style" in chart or "<metadata" in chart or "font-family" in chart for chart in charts)
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)
+    colours = set(re.findall(r"#[0-9a-f]{6}", "".join(charts)))
+    assert colours <= {"#000000", "#ffffff"} and 'data-arm="1"' in charts[0]

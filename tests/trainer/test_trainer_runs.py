@@ -243,8 +243,7 @@ def test_ctrl_c_in_the_middle_of_a_step_or_validation(task, model, tmp_path, mom
     (tmp_path / "mine.py").write_text(
         "import pathlib, time\n"
         "def f(data_source, solution_str, ground_truth, extra_info):\n"
-        "    made_up = solution_str in ('', f'\\\\boxed{{{ground_truth}}}')  # the probe's\n"
-        f"    if not made_up and not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n"
+        f"    if not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n"
         f"        pathlib.Path({str(tmp_path / 'here')!r}).touch()\n"
         "        time.sleep(600)\n"
         "    return 0.5\n"
@@ -373,7 +372,7 @@ def test_check_loads_no_model(task, tmp_path, model):
 
 def test_a_reward_function_that_raises_ends_the_run_with_response_line_and_checkpoint(task, model, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "calls = []\ndef f(data_source, solution_str, ground_truth, extra_info):\n    calls.append(1)\n    return [0.5][len(calls) > 86]  # 66 of them are the probe\n"
+        "calls = []\ndef f(data_source, solution_str, ground_truth, extra_info):\n    calls.append(1)\n    return [0.5][len(calls) > 20]\n"
     )
     run = command(tmp_path / "run", model, task, *SAVING, f"reward.custom_reward_function.path={tmp_path / 'mine.py'}", "reward.custom_reward_function.name=f")
     output = run_here(run, 1)
@@ -507,9 +506,7 @@ def test_a_pass_for_the_old_log_probs_gives_what_the_rollout_gave(whole, tmp_pat
     reference, arguments, _ = whole
     run_here(other(arguments, tmp_path / "run", "algorithm.rollout_correction.bypass_mode=false", "trainer.total_training_steps=1"))
     ours, theirs = metrics(tmp_path / "run")[0]["data"], metrics(reference)[1]["data"]
-    more = ours.keys() - theirs.keys()
-    assert {name for name in more if not name.startswith("rollout_corr/")} == {"timing_s/old_log_prob"} and theirs.keys() <= ours.keys()
-    assert 0 <= ours["rollout_corr/k3_kl"] < 1e-8 and ours["rollout_corr/ppl_ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert ours.keys() - theirs.keys() == {"timing_s/old_log_prob"} and theirs.keys() <= ours.keys()
     for name in ("critic/score/mean", "response_length/mean", "actor/entropy", "actor/pg_loss", "actor/grad_norm", "erpo/gate/mean", "erpo/cdp_entropy/mean"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
 

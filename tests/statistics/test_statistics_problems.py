@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpo_verl.evaluation.intervals import Interval, bootstrap, bootstrap_all, compare_paired
+from erpo_verl.statistics import PRIMARY, Interval, bootstrap, bootstrap_all, judge, paired_sign_flip
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
@@ -36,8 +36,8 @@ def test_as_scipy_gives_it(method) -> None:
 
 def test_all_ways_to_draw_two_problems() -> None:
     # Means of two draws from {0, 1}: 0 with 1/4, 0.5 with 1/2, 1 with 1/4.
-    assert bootstrap([0, 1], method="percentile", level=0.4) == Interval(0.5, 0.5, 0.5)
-    assert bootstrap([0, 1], method="percentile", level=0.6) == Interval(0.5, 0.0, 1.0)
+    assert bootstrap([0, 1], method="percentile", level=0.4) == Interval(0.5, 0.5, 0.5, 2)
+    assert bootstrap([0, 1], method="percentile", level=0.6) == Interval(0.5, 0.0, 1.0, 2)
 
 
 @pytest.mark.parametrize(("method", "problems"), [("percentile", 120), ("bca", 120), ("bca", 30)])
@@ -75,12 +75,14 @@ def test_several_figures_share_their_draws() -> None:
     alone = bootstrap(values)
     assert (both["a"].low, both["a"].high) == pytest.approx((alone.low, alone.high))
     assert (both["twice"].low, both["twice"].high) == pytest.approx((2 * both["a"].low, 2 * both["a"].high))
-    assert both["one"] == Interval(1.0, 1.0, 1.0)
+    assert both["one"] == Interval(1.0, None, None, 30)
 
 
-def test_without_spread_there_is_no_width() -> None:
-    assert bootstrap([1, 1, 1]) == Interval(1.0, 1.0, 1.0)
-    assert bootstrap([0.25]) == Interval(0.25, 0.25, 0.25)
+def test_without_spread_there_is_no_interval() -> None:
+    """All problems alike, or one alone, say nothing of how sure the figure is."""
+    assert bootstrap([1, 1, 1]) == Interval(1.0, None, None, 3)
+    assert bootstrap([0.25]) == Interval(0.25, None, None, 1)
+    assert bootstrap([0.1] * 7).low is None and bootstrap([0.3 - 0.2, 0.1, 0.4 - 0.3]).low is None  # equal but for rounding
 
 
 @pytest.mark.parametrize(
@@ -115,18 +117,18 @@ def test_refuses_options(options, message) -> None:
 
 def test_paired_by_hand() -> None:
     # Differences 1, 1, 1, 0: of the 8 sign patterns of three, two (all +, all -) are as large as what was seen.
-    found = compare_paired([0, 0, 0, 1], [1, 1, 1, 1])
+    found = paired_sign_flip([0, 0, 0, 1], [1, 1, 1, 1])
     assert (found.difference, found.p_value) == (0.75, 0.25)
-    assert (found.problems, found.a_better, found.b_better) == (4, 0, 3)
+    assert (found.pairs, found.a_better, found.b_better) == (4, 0, 3)
     assert found.low < 0.75 < found.high <= 1.0
 
 
-@given(st.lists(st.integers(-4, 4), min_size=1, max_size=8))
+@given(st.lists(st.integers(-4, 4), min_size=3, max_size=8).filter(lambda found: len(set(found)) > 1))
 @settings(max_examples=60, deadline=None)
 def test_few_differences_are_gone_through_exactly(differences) -> None:
     signs = list(itertools.product([-1, 1], repeat=len(differences)))
     expected = np.mean([abs(np.dot(s, differences)) >= abs(sum(differences)) for s in signs])
-    found = compare_paired(np.zeros(len(differences)), np.array(differences) / 4, resamples=10)
+    found = paired_sign_flip(np.zeros(len(differences)), np.array(differences) / 4, resamples=10)
     assert found.p_value == pytest.approx(expected)
 
 
@@ -136,7 +138,7 @@ def test_many_differences_are_drawn_and_agree_with_scipy() -> None:
     a = rng.random(60)
     b = a + rng.normal(0.05, 0.2, size=60)
     theirs = stats.permutation_test((b - a,), np.mean, permutation_type="samples", n_resamples=10_000, rng=1).pvalue
-    assert compare_paired(a, b).p_value == pytest.approx(theirs, abs=0.02)
+    assert paired_sign_flip(a, b).p_value == pytest.approx(theirs, abs=0.02)
 
 
 def test_no_difference_is_rarely_called_one() -> None:
@@ -145,19 +147,30 @@ def test_no_difference_is_rarely_called_one() -> None:
     for i in range(300):
         difficulty = rng.beta(0.6, 0.6, size=40)
         a, b = (rng.binomial(4, difficulty) / 4 for _ in range(2))
-        p_values.append(compare_paired(a, b, resamples=500, seed=i).p_value)
+        p_values.append(paired_sign_flip(a, b, resamples=500, seed=i).p_value)
     assert np.mean(np.array(p_values) < 0.05) <= 0.09  # 0.05 and three standard errors
     assert 0.4 < np.mean(p_values) < 0.65
 
 
 def test_drawn_p_values_are_never_zero() -> None:
     """The observed signs are one of the patterns: 1 of 51 here."""
-    assert compare_paired(np.zeros(30), np.ones(30), resamples=50).p_value == 1 / 51
+    assert paired_sign_flip(np.zeros(30), np.arange(1, 31), resamples=50).p_value == 1 / 51
 
 
 def test_same_figures_and_one_problem() -> None:
-    assert compare_paired([0.5, 1], [0.5, 1]).p_value == 1.0
-    assert compare_paired([0], [1]).p_value == 1.0  # one problem can prove nothing: both signs are as large
+    same = paired_sign_flip([0.5, 1, 0], [0.5, 1, 0])
+    assert (same.difference, same.low, same.p_value, same.why) == (0.0, None, None, "all 3 pairs are equal")
+    assert paired_sign_flip([0], [1]).why == "1 pair, and it takes 3"
+    two = paired_sign_flip([0, 0], [1, 0.5])
+    assert (two.p_value, two.why, two.pairs) == (None, "2 pairs, and it takes 3", 2) and two.low is not None
+
+
+def test_problems_that_all_differ_by_the_same_give_no_verdict() -> None:
+    for shift in (0.1, 0.3 - 0.2):
+        a = np.array([0.1, 0.2, 0.3, 0.6, 0.7])
+        found = paired_sign_flip(a, a + shift)
+        assert (found.low, found.p_value, found.why) == (None, None, "all 5 pairs differ by the same")
+        assert judge([found], [PRIMARY])[0].verdict == "no verdict: all 5 pairs differ by the same"
 
 
 def test_pairing_sees_what_two_intervals_do_not() -> None:
@@ -165,15 +178,16 @@ def test_pairing_sees_what_two_intervals_do_not() -> None:
     a = rng.random(100)
     b = a + 0.03 + rng.normal(0, 0.02, size=100)
     assert bootstrap(a).high > bootstrap(b).low  # the two models' own intervals overlap
-    found = compare_paired(a, b)
+    found = paired_sign_flip(a, b)
     assert found.low > 0.02 and found.p_value < 0.001
 
 
 def test_clustered_test_counts_clusters() -> None:
-    a, b = np.zeros(40), np.full(40, 0.1)
-    assert compare_paired(a, b).p_value < 0.001
-    clustered = compare_paired(a, b, clusters=[i % 3 for i in range(40)])
+    a, b = np.zeros(40), np.linspace(0.1, 0.2, 40)
+    assert paired_sign_flip(a, b).p_value < 0.001
+    clustered = paired_sign_flip(a, b, clusters=[i % 3 for i in range(40)])
+    assert clustered.pairs == 3 and paired_sign_flip(a, b, clusters=[i % 2 for i in range(40)]).p_value is None
     assert clustered.p_value == 0.25  # three clusters: 2 of 8 patterns
     assert clustered.b_better == 3
-    with pytest.raises(ValueError, match="two figures a problem"):
-        compare_paired([1], [1, 2])
+    with pytest.raises(ValueError, match="two figures a pair"):
+        paired_sign_flip([1], [1, 2])

@@ -42,11 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", help="show these rows, counted from 0: 0-3,8")
     parser.add_argument("--groups", type=int, default=4, help="prompts with right and wrong responses to show (4)")
     parser.add_argument("--each", type=int, default=3, help="right and wrong responses of each (3)")
+    parser.add_argument(
+        "--methods", nargs="+", metavar="METHOD[:key=value,...]", help="what these methods would have said of the same responses, side by side"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the page; returns the exit code."""
-    out = args.out or args.rollouts.with_suffix(".html")
+    out = args.out or args.rollouts.with_suffix(".methods.html" if args.methods else ".html")
+    tables = ""
     try:
         if args.rows and args.uid:
             raise RolloutsError("--rows and --uid exclude each other")
@@ -54,15 +58,22 @@ def run(args: argparse.Namespace) -> int:
             raise RolloutsError("--groups and --each are at least 1")
         rows = parse_rows(args.rows) if args.rows else None
         selection = select(args.rollouts, rows=rows, uids=args.uid, groups=args.groups, each=args.each)
-        write_whole(out, page(args.rollouts.name, selection))
+        if args.methods:
+            from erpo_verl.reports import credit, credit_page  # they need torch
+
+            specs = credit.parse_specs(args.methods)
+            rows_of_file, found, numbers = credit_page.compute(args.rollouts, specs)
+            tables = credit_page.summary(found, numbers)
+            write_whole(out, credit_page.page(args.rollouts.name, selection, rows_of_file, found, numbers))
+        else:
+            write_whole(out, page(args.rollouts.name, selection))
     except (RolloutsError, OSError) as error:
         print(f"erpo inspect: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
         print(f'erpo inspect: {error}; pip install "erpo-verl[reports]"', file=sys.stderr)
         return 1
-    for note in selection.notes:
-        print(note)
+    print("\n".join([*selection.notes, *filter(None, [tables])]))
     print(out)
     return 0
 
@@ -123,15 +134,20 @@ def _modes(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _group(group: Group, top_z: float | None, byte_level: bool) -> str:
+def group_head(group: Group) -> str:
+    """The beginning of a group's section, which the caller ends."""
     first = group.rows[0]
     left = f", {group.left_out} more left out" if group.left_out else ""
     source = f"{first['data_source']}, " if first["data_source"] else ""
-    parts = [
-        f'<section class="group"><h2>Prompt {text(group.uid)}</h2>',
-        f'<p class="small soft">{text(source)}step {group.step}, {len(group.rows)} responses shown{left}; right answer: <b>{text(first["gold"] or "not given")}</b></p>',
-        f'<div class="prompt" tabindex="0">{_lines(first["prompt"])}</div>',
-    ]
+    return (
+        f'<section class="group"><h2>Prompt {text(group.uid)}</h2>'
+        f'<p class="small soft">{text(source)}step {group.step}, {len(group.rows)} responses shown{left}; right answer: <b>{text(first["gold"] or "not given")}</b></p>'
+        f'<div class="prompt" tabindex="0">{_lines(first["prompt"])}</div>'
+    )
+
+
+def _group(group: Group, top_z: float | None, byte_level: bool) -> str:
+    parts = [group_head(group)]
     right, wrong = _sides(group)
     parts.append(f'<div class="sides{"" if right and wrong else " single"}">')
     for kind, rows in (("right", right), ("wrong", wrong)):
@@ -153,13 +169,15 @@ def _response(row: dict[str, Any], top_z: float | None, byte_level: bool) -> str
         facts.append(f"reason {text(row['reason'])}")
     if row["finished"] is False:
         facts.append("cut off at the length limit")
+    return f'<div class="response"><p class="facts">{" · ".join(facts)}</p>{response_tokens(row, top_z, byte_level)}</div>'
+
+
+def response_tokens(row: dict[str, Any], top_z: float | None, byte_level: bool) -> str:
+    """A response's tokens, to be coloured by the page's script."""
     z = row["z"] or [None] * row["length"]
     spans = "".join(_token(i, word, z[i], top_z) for i, word in enumerate(readable(row["tokens"], byte_level)))
     label = f"{'Right' if is_right(row) else 'Wrong'} response, sample {row['sample']}; arrow keys go through its tokens"
-    return (
-        f'<div class="response"><p class="facts">{" · ".join(facts)}</p>'
-        f'<div class="tokens" tabindex="0" role="group" aria-label="{label}">{spans}</div></div>'
-    )
+    return f'<div class="tokens" tabindex="0" role="group" aria-label="{label}">{spans}</div>'
 
 
 def _token(i: int, word: str, z: float | None, top_z: float | None) -> str:

@@ -28,7 +28,7 @@ KEEP_EVERY = 10  # steps between two lines of what is kept
 # What is kept of metrics.jsonl: names that end so.
 KEPT = (
     "critic/score/mean", "response_length/mean", "prompt_length/mean", "actor/entropy", "actor/grad_norm", "actor/pg_clipfrac",
-    "actor/ppo_kl", "groups_mixed/mean", "length_right/mean", "length_wrong/mean", "cdp_advantage_share/mean", "sign_flip_share/mean",
+    "actor/ppo_kl", "actor/ppo_kl_live/mean", "groups_mixed/mean", "length_right/mean", "length_wrong/mean", "cdp_advantage_share/mean", "sign_flip_share/mean",
     "gate/mean", "num_gen_batches", "perf/total_num_tokens", "perf/time_per_step",
 )  # fmt: skip
 
@@ -160,7 +160,6 @@ def _not_finite(folder: Path) -> bool:
 
 def _evaluate(protocol: Protocol, bed: Bed, data: Path, model: Path) -> dict[str, Any]:
     """Figures of each set of samples that the protocol asks for."""
-    from erpo_verl.trainer.experience import Sampler
     from omegaconf import OmegaConf
 
     from erpo_verl.evaluation import models
@@ -168,6 +167,7 @@ def _evaluate(protocol: Protocol, bed: Bed, data: Path, model: Path) -> dict[str
     from erpo_verl.rollout import SamplingParams
     from erpo_verl.trainer.build import load_judge
     from erpo_verl.trainer.data import read_table, tokenize
+    from erpo_verl.trainer.sampler import Sampler
     from erpo_verl.trainer.settings import compose
     from erpo_verl.trainer.validation import as_problems
 

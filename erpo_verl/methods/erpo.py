@@ -477,7 +477,7 @@ def _metrics(config: ErpoConfig, eta: float, strength: float, out: Writer, gate:
 
 METHOD = Method(
     "erpo",
-    "gates the advantage by entropy and adds progress since the reference policy, anchored to the outcome",
+    "Entropy-Regulated Policy Optimization (arXiv 2603.28204): gates the advantage by entropy and adds progress since the reference policy",
     compute,
     settings=ErpoConfig,
     needs=needs,

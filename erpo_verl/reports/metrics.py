@@ -110,8 +110,10 @@ PANELS: tuple[Panel, ...] = (
           "Norm of the gradient before clipping (actor/grad_norm)."),
     Panel("clip-fraction", "Optimisation", "Clip fraction", "", (Curve("actor/pg_clipfrac"),),
           "Share of tokens whose probability ratio is beyond the clip range on the side where it decides (actor/pg_clipfrac)."),
-    Panel("kl", "Optimisation", "Change of the policy in a step", "nats", (Curve("actor/ppo_kl"),),
-          "Mean of log pi_old - log pi over the tokens of a step (actor/ppo_kl)."),
+    Panel("kl", "Optimisation", "Change of the policy in a step", "nats",
+          (Curve("actor/ppo_kl", "all responses"), Curve("actor/ppo_kl_live/mean", "those with a gradient")),
+          "Mean of log pi_old - log pi over the tokens of a step (actor/ppo_kl), or where only responses with a gradient were run, over "
+          "theirs (actor/ppo_kl_live/mean)."),
     Panel("throughput", "Optimisation", "Throughput", "tokens/s", (Curve("perf/throughput"),),
           "Tokens, prompts included, a second and device (perf/throughput). A property of the machine as much as of the method."),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from erpo_verl import methods
 from erpo_verl.runs.files import partial_path
 from erpo_verl.runs.versions import version
 from erpo_verl.trainer.checkpoint import CheckpointError, set_aside
@@ -70,16 +71,15 @@ def card(settings: DictConfig, step: int, metrics: Mapping[str, float]) -> str:
     lines += [
         f"# {settings.trainer.experiment_name}",
         "",
-        f"`{base}`, trained for {step} steps with {'ERPO (Entropy-Regulated Policy Optimization, arXiv 2603.28204)' if algorithm == 'erpo' else 'GRPO'}"
-        f" by erpo-verl {version('erpo-verl')}'s Accelerate engine.",
+        f"`{base}`, trained for {step} steps by erpo-verl {version('erpo-verl')}'s Accelerate engine with the method `{algorithm}`: "
+        f"{methods.get(algorithm).about}.",
         "",
         "| setting | value |",
         "|---|---|",
         *(f"| `{key}` | {OmegaConf.select(settings, key)} |" for key in _TOLD),
     ]
-    if algorithm == "erpo":
-        flat = OmegaConf.to_container(settings.algorithm.erpo)
-        lines.append(f"| `algorithm.erpo` | `{json.dumps(flat)}` |")
+    if own := OmegaConf.to_container(settings.algorithm[algorithm]):
+        lines.append(f"| `algorithm.{algorithm}` | `{json.dumps(own)}` |")
     files = settings.data.train_files
     lines += ["", f"Training data: {files if isinstance(files, str) else ', '.join(files)}.", ""]
     told = {name: value for name, value in metrics.items() if name.startswith("val-core/") or name == "critic/score/mean"}

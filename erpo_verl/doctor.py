@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+from erpo_verl import methods
 from erpo_verl.runs.versions import version
 
 # Distribution -> the version that the test-suite runs with. See constraints.txt for the whole set.
@@ -26,10 +27,12 @@ TESTED = {
     "antlr4-python3-runtime": "4.9.3",
 }
 
-# In a fresh process, as Ray's workers are: does importing verl bring the estimator and the loss?
+# In a fresh process, as Ray's workers are: does importing verl bring the estimators and the loss?
 _PROBE = """
 import verl.trainer.ppo.core_algos as a
-print("registered", "erpo" in a.ADV_ESTIMATOR_REGISTRY, "erpo" in a.POLICY_LOSS_REGISTRY)
+from erpo_verl import methods
+missing = [name for name in methods.names() if name not in a.ADV_ESTIMATOR_REGISTRY]
+print("registered", "erpo" in a.POLICY_LOSS_REGISTRY, *missing)
 """
 
 
@@ -75,12 +78,13 @@ def _device() -> None:
 def _registered() -> int:
     probe = subprocess.run([sys.executable, "-W", "ignore", "-c", _PROBE], capture_output=True, text=True, timeout=300)
     result = probe.stdout.strip().splitlines()[-1:] if probe.returncode == 0 else []
-    if result == ["registered True True"]:
-        _line("ok", "a fresh process that imports verl has the estimator `erpo` and the policy loss `erpo`")
+    names = ", ".join(f"`{name}`" for name in methods.names())
+    if result == ["registered True"]:
+        _line("ok", f"a fresh process that imports verl has the estimators {names} and the policy loss `erpo`")
         return 0
     lines = (probe.stderr.strip() or probe.stdout.strip() or "no output").splitlines()
     said = [line for line in lines if line.startswith("erpo-verl:")] or lines[-1:]
-    _line("WRONG", f"a fresh process that imports verl does not have `erpo`: {said[0]}")
+    _line("WRONG", f"a fresh process that imports verl does not have {names}: {said[0]}")
     return 1
 
 

@@ -155,6 +155,23 @@ class Method:
         return found
 
 
+@torch.no_grad()
+def diagnosed(batch: TokenBatch, advantages: torch.Tensor) -> dict[str, float]:
+    """The metrics that every method has, of advantages [B, T] that were made elsewhere."""
+    batch.check((), {})
+    kept = batch.kept_rows()
+    if kept is not None and not len(kept):
+        return {f"{PREFIX}left_out_responses/mean": 1.0}
+    share = 0.0
+    if kept is not None:
+        share, advantages, batch = 1 - len(kept) / len(batch.index), advantages[kept.to(advantages.device)], batch.rows(kept)
+    out = Writer(Packed(batch))
+    out.alive = (advantages != 0).any(dim=-1)
+    for number, block in enumerate(out.batch.blocks):
+        out.put(number, block.take(advantages).to(out.batch.dtype))
+    return {**out.result(0.5).metrics, f"{PREFIX}left_out_responses/mean": share}
+
+
 def _among_all(found: Credit, kept: torch.Tensor, batch: TokenBatch) -> Credit:
     """The credit of the kept rows [n] as one of all rows: exact zeros for the others."""
     rewards = batch.token_level_rewards

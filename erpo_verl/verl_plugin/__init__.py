@@ -1,11 +1,11 @@
-"""ERPO inside verl, without a fork: an advantage estimator and a policy loss, both called ``erpo``.
+"""Methods of token-level credit inside verl, without a fork: an advantage estimator a method, and the policy loss ``erpo``.
 
 verl loads ``entry`` (entry point group ``verl.plugins``) whenever it is imported, in the driver and in every Ray worker, and
 ``entry`` only plants post-import hooks, so that ``import verl`` stays as light as it was. From there:
 
 - ``checks``     refuses settings that cannot work, before anything heavy is loaded
-- ``context``    carries a batch's entropies, step and metrics from the trainer to the estimator
-- ``estimator``  the advantage estimator: verl's batch in, the core's ``erpo_advantages`` out
+- ``context``    carries a batch's entropies, step, metrics and a method's memory from the trainer to the estimator
+- ``estimator``  the advantage estimators: verl's batch in, a method's credit out
 - ``loss``       the policy loss
 - ``hooks``      the places of verl that are wrapped, one function a place
 - ``contract``   every symbol of verl that this folder relies on, checked by a test and by ``erpo doctor``

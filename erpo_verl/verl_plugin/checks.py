@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from erpo_verl.methods.erpo import ErpoConfig
-from erpo_verl.settings import SettingsError
+from erpo_verl import methods
+from erpo_verl.settings import Settings, SettingsError
+from erpo_verl.verl_plugin.estimator import is_ours
 
 
 def _select(config: DictConfig, key: str, default: Any = None) -> Any:
@@ -16,56 +17,67 @@ def _select(config: DictConfig, key: str, default: Any = None) -> Any:
     return default if value is None else value
 
 
-def check_config(config: DictConfig) -> ErpoConfig | None:
-    """Check verl's whole configuration for a run with ERPO.
+def check_config(config: DictConfig) -> Settings | None:
+    """Check verl's whole configuration for a run with a method of this package.
 
     Args:
         config: verl's configuration as composed by Hydra.
 
     Returns:
-        The checked settings, or None if the run does not use the estimator ``erpo``.
+        The method's checked settings, or None if the run uses an estimator of verl's own.
 
     Raises:
-        SettingsError: settings under ``algorithm.erpo`` are wrong, or other settings of verl rule ERPO out.
+        SettingsError: settings under ``algorithm.<name>`` are wrong, or other settings of verl rule the method out.
     """
-    problems = _loss_problems(config)
-    erpo = None
-    if _select(config, "algorithm.adv_estimator") == "erpo":
+    problems = _loss_problems(config) + _diagnostics_problems(config)
+    settings, name = None, _select(config, "algorithm.adv_estimator")
+    if is_ours(name):
         try:
-            erpo = ErpoConfig.from_mapping(_select(config, "algorithm.erpo"))
+            method = methods.get(name)
+            settings = method.configure(_select(config, f"algorithm.{name}"))
+        except methods.UnknownMethodError as error:
+            raise SettingsError([*problems, f"algorithm.adv_estimator={name}: {error}"]) from error
         except SettingsError as error:
             problems.extend(error.problems)
-        problems.extend(_estimator_problems(config, erpo))
-    elif _select(config, "algorithm.erpo") is not None:
-        name = _select(config, "algorithm.adv_estimator")
-        print(f"erpo-verl: algorithm.erpo.* is set but algorithm.adv_estimator={name}: ignored.", file=sys.stderr)
+        problems.extend(_estimator_problems(config, method, settings))
+    for other in methods.registered():
+        if other != name and _select(config, f"algorithm.{other}") is not None:
+            print(f"erpo-verl: algorithm.{other}.* is set but algorithm.adv_estimator={name}: ignored.", file=sys.stderr)
     if problems:
         raise SettingsError(problems)
-    return erpo
+    return settings
 
 
-def _estimator_problems(config: DictConfig, erpo: ErpoConfig | None) -> list[str]:
-    problems = []
+def _estimator_problems(config: DictConfig, method: methods.Method, settings: Settings | None) -> list[str]:
+    """``settings`` None: they are wrong by themselves, and then nothing is known of what the method needs."""
+    problems, needed = [], method.inputs(settings) if settings is not None else set()
     n = _select(config, "actor_rollout_ref.rollout.n", 1)
     if n < 2:
         problems.append(
-            f"actor_rollout_ref.rollout.n={n}: ERPO compares the responses of a group; set it to 2 or more (8 is usual)."
+            f"actor_rollout_ref.rollout.n={n}: {method.name} compares the responses of a group; set it to 2 or more (8 is usual)."
         )
-    if _select(config, "algorithm.rollout_correction.bypass_mode", False):
+    # Without settings of its own to say otherwise, a method is taken to need the pass.
+    if (settings is None or needed - {"ref_log_prob"}) and _select(config, "algorithm.rollout_correction.bypass_mode", False):
         problems.append(
-            "algorithm.rollout_correction.bypass_mode=true: verl then skips the pass over the old policy in which token"
-            " entropies are computed; set algorithm.rollout_correction.bypass_mode=false."
+            f"algorithm.rollout_correction.bypass_mode=true: verl then skips the pass over the old policy in which the token entropies"
+            f" and log-probs of {method.name} are computed; set algorithm.rollout_correction.bypass_mode=false."
         )
     has_reference = _select(config, "algorithm.use_kl_in_reward", False) or _select(
         config, "actor_rollout_ref.actor.use_kl_loss", False
     )
-    if erpo is not None and erpo.needs_ref_log_prob and not has_reference:
+    if "ref_log_prob" in needed and not has_reference:
+        otherwise = method.without.get("ref_log_prob", "").replace("algorithm.", "+algorithm.")
         problems.append(
-            "the progress term compares the policy with a reference policy and there is none: set"
+            f"{method.name} compares the policy with a reference policy and there is none: set"
             " actor_rollout_ref.actor.use_kl_loss=true (actor_rollout_ref.actor.kl_loss_coef=0 is fine and adds no KL"
-            " loss), or switch the term off with +algorithm.erpo.progress.enable=false."
+            " loss)" + (f", or {otherwise}." if otherwise else ".")
         )
     return problems
+
+
+def _diagnostics_problems(config: DictConfig) -> list[str]:
+    wanted = _select(config, "algorithm.diagnostics", False)
+    return [] if isinstance(wanted, bool) else [f"algorithm.diagnostics = {wanted!r}: must be true or false"]
 
 
 def _loss_problems(config: DictConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the estimator needs and verl does not hand to it: a batch's entropies, the step, where metrics go.
+"""What an estimator needs and verl does not hand to it: a batch's entropies, the step, where metrics and a method's memory go.
 
 verl 0.9.1 calls a registered estimator with ``token_level_rewards``, ``response_mask``, ``index`` and ``config`` alone. The trainers
 have the rest at hand (entropies come with the old log-probs at no extra forward pass), so ``hooks`` puts it here, around the
@@ -8,7 +8,8 @@ trainer's own call. Held in a ``ContextVar``: two trainers in one process do not
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +21,12 @@ import torch
 class BatchContext:
     """One batch on its way to the estimator. B rows, T response positions (right-padded)."""
 
-    entropy: Callable[[], torch.Tensor]
-    """Gives the per-token entropy of pi_old in nats, [B, T] float; called once."""
+    entropy: Callable[[], torch.Tensor | None]
+    """Gives the per-token entropy of pi_old in nats, [B, T] float, or None where the trainer has none; called once."""
     step: int
     """verl's ``global_steps``: 1 for the first update."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """ERPO's metrics are added here; the trainer (or a hook) logs them."""
+    """The method's metrics are added here; the trainer (or a hook) logs them."""
     keys: list[str] | None = None
     """Keys ``{uid}_{session}_{output}`` of the rows, where the trainer has them (v1)."""
     is_padding: list[bool] | None = None
@@ -34,6 +35,25 @@ class BatchContext:
     """log pi_old of the sampled tokens, [B, T]."""
     ref_log_prob: torch.Tensor | None = None
     """log pi_ref of the sampled tokens, [B, T]; None without a reference policy."""
+    ungradeable: Callable[[], list[bool] | None] = lambda: None
+    """Gives for each row whether nobody could judge its answer; None where the reward does not say."""
+    state: Any = None
+    """A method's memory, as the step before left it."""
+    keep: Callable[[Any], None] = lambda state: None
+    """Takes the method's memory for the next step."""
+    diagnose: bool = False
+    """Whether an estimator of verl's own gets this package's diagnostics (``algorithm.diagnostics``)."""
+    spent: bool = False
+    """Whether an estimator has seen it already."""
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Adds metrics. An empty set has no mean: a gap, as verl's file logger would write a NaN that is no JSON."""
+        self.metrics.update({name: value for name, value in metrics.items() if not math.isnan(value)})
+
+    def is_of(self, old_log_probs: torch.Tensor | None) -> bool:
+        """Whether this is the context of the batch with these old log-probs, and no estimator has seen it."""
+        mine = self.old_log_probs
+        return not self.spent and mine is not None and old_log_probs is not None and torch.equal(mine, old_log_probs)
 
 
 _current: ContextVar[BatchContext | None] = ContextVar("erpo_batch", default=None)
@@ -44,7 +64,7 @@ def current() -> BatchContext | None:
     return _current.get()
 
 
-def announce(batch: BatchContext) -> None:
+def announce(batch: BatchContext | None) -> None:
     """Make ``batch`` the current one until the next is announced (legacy trainer, whose steps have no common caller)."""
     _current.set(batch)
 

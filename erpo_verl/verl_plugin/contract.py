@@ -48,7 +48,8 @@ LEGACY = "verl.trainer.ppo.ray_trainer"
 
 CONTRACT: tuple[Clause, ...] = (
     # Registries.
-    Clause(CORE, "register_adv_est", "registers the estimator", ("name_or_enum",)),
+    Clause(CORE, "register_adv_est", "registers an estimator a method", ("name_or_enum",)),
+    Clause(CORE, "AdvantageEstimator", "says which names are verl's own"),
     Clause(CORE, "register_policy_loss", "registers the loss", ("name",)),
     Clause(
         CORE,
@@ -111,9 +112,30 @@ CONTRACT: tuple[Clause, ...] = (
     Clause(
         V1,
         "PPOTrainer._compute_advantage",
-        "wrapped to announce the batch to the estimator",
+        "wrapped to announce the batch to the estimators",
         ("self", "batch", "metrics"),
         ('"old_log_probs", "ref_log_prob"',),
+    ),
+    Clause(
+        V1,
+        "PPOTrainer._compute_advantage",
+        "wrapped for the diagnostics of verl's own estimators",
+        (),
+        ("data = compute_advantage_for_multi_trajectories(", "config=self.config.algorithm"),
+    ),
+    Clause(
+        V1,
+        "PPOTrainer._save_checkpoint",
+        "wrapped to keep a method's memory beside the checkpoint",
+        ("self",),
+        ("self.config.trainer.default_local_dir", 'f"global_step_{self.global_steps}"'),
+    ),
+    Clause(
+        V1,
+        "PPOTrainer._load_checkpoint",
+        "wrapped to read a method's memory",
+        ("self",),
+        ("self.global_steps = 0", "self.config.trainer.resume_from_path"),
     ),
     Clause(
         V1,
@@ -127,7 +149,7 @@ CONTRACT: tuple[Clause, ...] = (
     Clause(
         V1,
         "PPOTrainer._compute_metrics",
-        "wrapped to log the math-verify reward's counters",
+        "wrapped to log the math-verify reward's counters; shows where a reward's further results are",
         ("self", "batch", "metrics"),
         ('select_fields=["extra_fields"]',),
     ),
@@ -140,7 +162,22 @@ CONTRACT: tuple[Clause, ...] = (
         ("self", "batch"),
         ('"entropys": entropy.float()',),
     ),
-    Clause(LEGACY, "RayPPOTrainer._update_actor", "wrapped to log ERPO's metrics with the actor's", ("self", "batch")),
+    Clause(LEGACY, "RayPPOTrainer._update_actor", "wrapped to log a method's metrics with the actor's", ("self", "batch")),
+    Clause(
+        LEGACY,
+        "RayPPOTrainer._save_checkpoint",
+        "wrapped to keep a method's memory beside the checkpoint",
+        ("self",),
+        ("self.config.trainer.default_local_dir", 'f"global_step_{self.global_steps}"'),
+    ),
+    Clause(LEGACY, "RayPPOTrainer._load_checkpoint", "wrapped to read a method's memory", ("self",), ("self.global_steps = ",)),
+    Clause(
+        LEGACY,
+        "RayPPOTrainer.fit",
+        "puts a reward's further results into the batch",
+        (),
+        ("batch.non_tensor_batch.update({k: np.array(v) for k, v in reward_extra_infos_dict.items()})",),
+    ),
     # Early checks.
     Clause(
         "verl.utils.config",
@@ -152,7 +189,7 @@ CONTRACT: tuple[Clause, ...] = (
     Clause(
         "verl.trainer.ppo.utils",
         "need_reference_policy",
-        "has a reference policy exactly where ERPO's check expects one",
+        "has a reference policy exactly where the check expects one",
         ("config",),
         ("use_kl_in_reward", "actor.use_kl_loss"),
     ),

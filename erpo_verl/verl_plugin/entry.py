@@ -19,7 +19,7 @@ def _load() -> None:
 
         hooks.install()
     except Exception as error:
-        announce(f"the verl plug-in could not be loaded, adv_estimator=erpo will be unknown: {type(error).__name__}: {error}")
+        announce(f"the verl plug-in could not be loaded, its advantage estimators will be unknown: {type(error).__name__}: {error}")
         raise
 
 

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("verl")
 
 from hydra import compose, initialize_config_module
+from method_tools import Entry, install
 
 from erpo_verl.settings import SettingsError
 from erpo_verl.verl_plugin.checks import check_config
@@ -92,6 +93,28 @@ def test_others_are_left_alone(capsys):
     assert capsys.readouterr().err == ""
     assert check_config(composed("algorithm.adv_estimator=grpo", "+algorithm.erpo.gate.gamma=3")) is None
     assert "ignored" in capsys.readouterr().err
+
+
+def test_a_method_of_another_package_is_checked_too(monkeypatch):
+    install(monkeypatch, Entry("memory_method", "memory_method:METHOD"))
+    run = ["algorithm.adv_estimator=memory_method", "actor_rollout_ref.rollout.n=8"]
+    assert check_config(composed(*run, "+algorithm.memory_method.rate=0.1")).rate == 0.1
+    with pytest.raises(SettingsError, match=r"algorithm\.memory_method\.rat = 1: unknown key.*memory_method\.rate"):
+        check_config(composed(*run, "+algorithm.memory_method.rat=1"))
+    # It needs neither entropies nor a reference.
+    assert check_config(composed(*run, "algorithm.rollout_correction.bypass_mode=true")) is not None
+
+
+def test_one_that_cannot_be_loaded_is_refused_with_the_reason(monkeypatch):
+    install(monkeypatch, Entry("broken", "no_such_module:METHOD"))
+    with pytest.raises(SettingsError, match=r"algorithm\.adv_estimator=broken: .*no_such_module.*their-package"):
+        check_config(composed("algorithm.adv_estimator=broken"))
+
+
+def test_diagnostics_is_a_switch():
+    assert check_config(composed("algorithm.adv_estimator=grpo", "+algorithm.diagnostics=true")) is None
+    with pytest.raises(SettingsError, match=r"algorithm\.diagnostics = 'all': must be true or false"):
+        check_config(composed("algorithm.adv_estimator=grpo", "+algorithm.diagnostics=all"))
 
 
 def test_main_ppo_refuses_before_it_starts_ray():

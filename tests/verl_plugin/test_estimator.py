@@ -11,14 +11,16 @@ import torch
 
 pytest.importorskip("verl")
 
+from core_batches import same
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-from erpo_verl import erpo_advantages
+from erpo_verl import erpo_advantages, methods
 from erpo_verl.verl_plugin import context
+from erpo_verl.verl_plugin.estimator import estimator_of, is_ours
 
 NEUTRAL = {"gate": {"enable": False}, "progress": {"eta": 0.0}}
 
@@ -45,10 +47,10 @@ def made_batch(keys: list[str], seed: int = 0, width: int = 7):
     return data, 2 * torch.rand(rows, width, generator=generator)
 
 
-def through_verl(data, entropy, keys, estimator="erpo", erpo=None, is_padding=None):
+def through_verl(data, entropy, keys, estimator="erpo", erpo=None, **fields):
     """The batch through verl's own road, announced as the v1 hook announces it. Returns advantages and metrics."""
     config = OmegaConf.create({"adv_estimator": estimator, "erpo": erpo or {}})
-    announced = context.BatchContext(entropy=lambda: entropy, step=1, keys=keys, is_padding=is_padding)
+    announced = context.BatchContext(entropy=lambda: entropy, step=1, keys=keys, **fields)
     with context.working_on(announced):
         data = compute_advantage_for_multi_trajectories(
             DataProto(batch=data.batch.clone(), non_tensor_batch=data.non_tensor_batch),
@@ -73,22 +75,18 @@ def test_the_core_gets_what_verl_has():
         config={"gate": {"gamma": 3}},
     )
     assert torch.equal(ours, expected.advantages)
-    assert metrics == {name: value for name, value in expected.metrics.items() if value == value} and "erpo/gate/mean" in metrics
+    assert same(metrics, logged(expected.metrics)) and "erpo/gate/mean" in metrics
 
 
-def test_a_metric_over_nothing_is_a_gap_in_verls_log(monkeypatch):
+def logged(metrics):
+    """What is left of metrics in verl's log: those over an empty set are gaps."""
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
+
+
+def test_a_metric_over_nothing_is_a_gap_in_verls_log():
     """verl's file logger writes a NaN as it is, which is no JSON."""
-    from erpo_verl.verl_plugin import estimator
-
-    original = estimator.erpo_advantages
-
-    def with_an_empty_set(**arguments):
-        result = original(**arguments)
-        result.metrics["erpo/length_right/mean"] = math.nan
-        return result
-
-    monkeypatch.setattr(estimator, "erpo_advantages", with_an_empty_set)
     data, entropy = made_batch(ONE_OUTPUT)
+    data.batch["token_level_rewards"][:] = 0  # nobody is right
     _, metrics = through_verl(data, entropy, ONE_OUTPUT)
     assert "erpo/length_right/mean" not in metrics and "erpo/length_wrong/mean" in metrics
     json.loads(json.dumps(metrics, allow_nan=False))
@@ -123,7 +121,7 @@ def test_rows_that_verl_made_up_change_nothing():
         filled, torch.cat([torch.zeros(2, 7), entropy]), keys, is_padding=[True, True] + [False] * len(data)
     )
     assert torch.equal(theirs[2:], ours) and not theirs[:2].any()
-    assert filled_metrics == metrics
+    assert same(filled_metrics, metrics)
 
 
 def test_a_trainer_that_announces_nothing_is_refused():
@@ -142,3 +140,59 @@ def test_bad_numbers_are_named():
     entropy[5, 0] = float("nan")
     with pytest.raises(ValueError, match=r"entropy.*row 5"):
         through_verl(data, entropy, ONE_OUTPUT)
+
+
+def test_the_outputs_of_a_session_are_one_response_to_buckets():
+    """A session cut into outputs, in whatever order they come, is credited as the same session in one row."""
+    whole, entropy = made_batch(["a_0_0", "a_1_0", "a_2_0"], seed=5, width=8)
+    whole.batch["response_mask"][:] = 1
+    settings = {"buckets": {"count": 4, "axis": "cumulative_entropy"}}
+    for axis in ("position", "cumulative_entropy"):
+        settings["buckets"]["axis"] = axis
+        expected, _ = through_verl(whole, entropy, ["a_0_0", "a_1_0", "a_2_0"], erpo=settings)
+        # Session 1 in three outputs of columns 0-2, 3, 4-7, which come last, first, middle; its last one decides.
+        rows = [1, 0, 1, 2, 1]
+        keys = ["a_1_2", "a_0_0", "a_1_0", "a_2_0", "a_1_1"]
+        cut = DataProto(
+            batch=whole.batch[rows].clone(), non_tensor_batch={"uid": np.array(["a"] * 5, dtype=object)}
+        )
+        parts = {0: slice(4, 8), 2: slice(0, 3), 4: slice(3, 4)}
+        for row, part in parts.items():
+            mask = torch.zeros(8, dtype=torch.long)
+            mask[part] = 1
+            cut.batch["response_mask"][row] = mask
+        cut.batch["token_level_rewards"][0] = whole.batch["token_level_rewards"][1]
+        ours, _ = through_verl(cut, entropy[rows], keys, erpo=settings)
+        torch.testing.assert_close(ours[[1, 3]], expected[[0, 2]])
+        torch.testing.assert_close(ours[0] + ours[2] + ours[4], expected[1])
+
+
+@pytest.mark.parametrize("name", [name for name in methods.BUILT_IN if name != "grpo"])
+def test_every_method_is_an_estimator_of_verls(name):
+    data, entropy = made_batch(ONE_OUTPUT, seed=2)
+    ours, metrics = through_verl(data, entropy, ONE_OUTPUT, estimator=name)
+    given = methods.TokenBatch(**dict(data.batch.items()), index=data.non_tensor_batch["uid"], entropy=entropy, step=1)
+    expected = methods.get(name).credit(given)
+    assert torch.equal(ours, expected.advantages) and same(metrics, logged(expected.metrics))
+
+
+def test_a_name_that_verl_has_is_verls():
+    assert is_ours("erpo") and not is_ours("grpo") and not is_ours("gae") and not is_ours("nobody")
+    assert get_adv_estimator_fn("grpo").__module__.startswith("verl.")
+
+
+def test_a_group_that_could_not_be_judged_has_no_advantage():
+    data, entropy = made_batch(ONE_OUTPUT, seed=4)
+    marks = [key == "b_1_0" for key in ONE_OUTPUT]
+    ours, metrics = through_verl(data, entropy, ONE_OUTPUT, erpo={"preset": "ep_grpo"}, ungradeable=lambda: marks)
+    group = torch.tensor([key.startswith("b") for key in ONE_OUTPUT])
+    assert not ours[group].any() and ours[~group].any()
+    assert metrics["erpo/left_out_responses/mean"] == pytest.approx(1 / 3)
+
+
+def test_a_method_without_needs_works_with_a_trainer_that_announces_nothing():
+    data, _ = made_batch(ONE_OUTPUT, seed=4)
+    inputs = {"token_level_rewards": data.batch["token_level_rewards"], "response_mask": data.batch["response_mask"]}
+    ours, _ = estimator_of("grpo")(**inputs, index=data.non_tensor_batch["uid"], config=OmegaConf.create({}))
+    theirs, _ = through_verl(data, None, ONE_OUTPUT, estimator="grpo")
+    assert torch.equal(ours, theirs)

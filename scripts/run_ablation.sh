@@ -5,6 +5,7 @@
 #   bash scripts/run_ablation.sh --overrides ARM                   an arm's overrides, one a line
 set -euo pipefail
 SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export PYTHON="${PYTHON:-python3}"
 
 arm_overrides() {
     local arm overrides
@@ -14,7 +15,11 @@ arm_overrides() {
         printf '%s\n' "${overrides[@]}"
         return
     done < <(grep -v '^#' "$SCRIPTS/ablations.txt")
-    echo "no arm '$1'; the arms: $(sed -n 's/^\([a-z][^ |]*\) *|.*/\1/p' "$SCRIPTS/ablations.txt" | tr '\n' ' ')" >&2
+    if "$PYTHON" -c 'import sys; from erpo_verl import methods; sys.exit(sys.argv[1] not in methods.registered())' "$1"; then
+        echo "algorithm.adv_estimator=$1"
+        return
+    fi
+    echo "no arm '$1', and no registered method; the arms: $(sed -n 's/^\([a-z][^ |]*\) *|.*/\1/p' "$SCRIPTS/ablations.txt" | tr '\n' ' ')" >&2
     return 2
 }
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib.metadata
 import io
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from erpo_verl.recipes import architectures, memory
-from erpo_verl.settings import SettingsError
+from erpo_verl.settings import SettingsError, nearest
 
 COLUMNS = ("data_source", "prompt", "reward_model")
 """What verl's data set and the reward read of a parquet file."""
@@ -142,9 +141,10 @@ def _verl_problems(config: DictConfig) -> list[str]:
 
     problems, estimator = [], str(_get(config, "algorithm.adv_estimator"))
     if estimator not in ADV_ESTIMATOR_REGISTRY:  # verl itself finds out after the first rollout
-        nearest = difflib.get_close_matches(estimator, ADV_ESTIMATOR_REGISTRY, n=1, cutoff=0)[0]
-        known = ", ".join(sorted(ADV_ESTIMATOR_REGISTRY))
-        problems.append(f"algorithm.adv_estimator={estimator}: not registered; the nearest is {nearest} (there are {known})")
+        known = sorted(ADV_ESTIMATOR_REGISTRY)
+        problems.append(
+            f"algorithm.adv_estimator={estimator}: not registered; the nearest is {nearest(estimator, known)} (there are {', '.join(known)})"
+        )
     if not _has_vllm():  # verl asks vLLM which ranks of LoRA it serves; a laptop has none to ask
         config = OmegaConf.merge(config, {"actor_rollout_ref": {"model": {"lora_rank": 0}}})
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

@@ -198,6 +198,18 @@ def test_what_is_wrong_is_said_before_anything_is_started(sweep, tmp_path):
     assert list(sweep.out.iterdir()) == []
 
 
+def test_an_arm_may_be_a_method_of_another_package_by_its_name(sweep, tmp_path):
+    package = tmp_path / "site" / "own_method-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: own-method\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[erpo_verl.methods]\nown = own_method:METHOD\n")
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "run_ablation.sh"), "--overrides", "own"],
+        env=clean_environment(PYTHONPATH=str(tmp_path / "site")), capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "algorithm.adv_estimator=own\n"), done.stderr
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_is_understood_by_the_accelerate_engine(arm):
     from erpo_verl.trainer.settings import compose

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from erpo_verl import golds
 from erpo_verl.data.golds import GOLD_RULES, Given, same_value
 from erpo_verl.data.mend import mend_text
 from erpo_verl.data.normalize import digest, problem_id
@@ -230,18 +231,13 @@ def check_answers(result: Conversion, unreadable: str) -> list[tuple[int, str, s
     """
     if unreadable == "skip":
         return []
-    from erpo_verl.reward import RewardConfig, RewardSetupError, check_golds
+    from erpo_verl.reward import RewardSetupError
 
     try:
-        found = check_golds([problem.gold for problem in result.problems])
-        # A busy machine must not decide what is dropped: what was not read in time gets ten times the time.
-        slow = [bad.row for bad in found if bad.why.startswith("reading it ended in")]
-        again = check_golds([result.problems[place].gold for place in slow], RewardConfig(time_limit_s=30)) if slow else []
-        still = {slow[bad.row] for bad in again}
-        found = [bad for bad in found if bad.row not in slow or bad.row in still]
+        found = golds.unreadable([problem.gold for problem in result.problems])
     except RewardSetupError as error:
         raise PrepareError(f"checking the answers needs the reward ({error}); or pass --unreadable skip") from None
-    listed = [(result.problems[bad.row].row, result.problems[bad.row].gold, bad.why) for bad in found]
+    listed = [(result.problems[place].row, result.problems[place].gold, why) for place, _gold, why in found]
     if listed and unreadable == "refuse":
         row, gold, why = listed[0]
         raise PrepareError(f"{len(listed)} answers cannot be read by the reward; the first is {gold!r} in row {row}: {why}")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from erpo_verl.evaluation import comparison, models, report, sampling, store
-from erpo_verl.evaluation.problems import EvaluationError, Problem, read_problems
-from erpo_verl.evaluation.rewording import REWORDINGS
+from erpo_verl.evaluation.problems import EvaluationError, Problem, leave_out_unreadable, read_problems
+from erpo_verl.evaluation.rewording import ORIGINAL, REWORDINGS
 from erpo_verl.reward import POLICY_VERSION, RewardConfig, RewardSetupError, shared_judge
 from erpo_verl.rollout import RolloutEngine
 from erpo_verl.runs.versions import JUDGE, version, versions
@@ -187,8 +187,13 @@ def _check(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     problems, repeated = read_problems(args.data, args.limit)
     settings = _settings(args)
+    problems, unreadable, line = leave_out_unreadable(problems)
+    if line:
+        print(f"erpo evaluate: {line}", file=sys.stderr)
     tokenizer = models.load_tokenizer(args.model)
     plan = _plan(args, problems, tokenizer, settings)
+    if unreadable:
+        plan.left_out.setdefault(ORIGINAL, {})["gold_unreadable"] = unreadable
     for warning in store.check_settings(args.out, settings):  # only now: what is refused above leaves no trace
         print(f"erpo evaluate: {warning}", file=sys.stderr)
     judge = shared_judge()

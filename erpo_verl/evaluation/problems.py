@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from erpo_verl import golds
 from erpo_verl.evaluation.rewording import ORIGINAL, reword
 from erpo_verl.reward import gold_answers
 from erpo_verl.rows import RewardRow, RowError, read_file, reward_rows
@@ -32,6 +33,7 @@ class Problem:
     gold: Any  # reward_model.ground_truth, as the judge takes it
     level: str | None  # extra_info.level, or the column level
     extra_info: dict[str, Any] = field(default_factory=dict)
+    place: tuple[str, int] = ("", 0)  # file and row
 
     @property
     def gold_text(self) -> str:
@@ -68,7 +70,7 @@ def read_problems(files: Sequence[Path], limit: int | None = None) -> tuple[list
             raise EvaluationError(f"--data {error}") from None
         for number, (row, reward) in enumerate(zip(rows, rewards, strict=True)):
             where = f"{file}, row {number}"
-            problem = _problem(row["prompt"], reward, where)
+            problem = _problem(row["prompt"], reward, where, (str(file), number))
             known = found.setdefault(problem.id, (problem, where))
             if known[1] == where:
                 continue
@@ -80,7 +82,7 @@ def read_problems(files: Sequence[Path], limit: int | None = None) -> tuple[list
     return [problem for problem, _ in found.values()], repeated
 
 
-def _problem(messages: Any, reward: RewardRow, where: str) -> Problem:
+def _problem(messages: Any, reward: RewardRow, where: str, place: tuple[str, int]) -> Problem:
     if not isinstance(messages, list) or not messages:
         raise EvaluationError(f"{where}: prompt must be a list of chat messages")
     for message in messages:
@@ -97,7 +99,30 @@ def _problem(messages: Any, reward: RewardRow, where: str) -> Problem:
         gold=reward.gold,
         level=reward.level,
         extra_info=reward.extra_info,
+        place=place,
     )
+
+
+def leave_out_unreadable(problems: Sequence[Problem], settings: Mapping[str, Any] | None = None) -> tuple[list[Problem], list[str], str]:
+    """Without the problems whose gold the reward cannot read: no answer to them could be judged.
+
+    Args:
+        settings: of the reward, by name.
+
+    Returns:
+        (the others, the ids that are left out, a line about them or "").
+
+    Raises:
+        EvaluationError: none of the golds can be read.
+    """
+    try:
+        found = golds.check([problem.gold for problem in problems], [problem.place for problem in problems], settings)
+    except RowError as error:
+        raise EvaluationError(f"--data {error}") from None
+    without = {bad.place for bad in found}
+    kept = [problem for number, problem in enumerate(problems) if number not in without]
+    line = golds.told(found, len(problems), "left out") if found else ""
+    return kept, [problems[bad.place].id for bad in found], line
 
 
 def build_prompts(

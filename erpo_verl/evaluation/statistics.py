@@ -35,7 +35,7 @@ class ProblemSamples:
 
     id: str
     source: str  # data set
-    acc: Sequence[float]  # 1 right, 0 wrong
+    acc: Sequence[float] | None  # 1 right, 0 wrong; None where the reward gives no accuracy (validation alone takes that)
     predictions: Sequence[str]  # the answer as the judge spells it; "" where there is none
     lengths: Sequence[int]  # response length in tokens, the end token included
     finished: Sequence[bool]  # False: cut off at the limit
@@ -43,9 +43,9 @@ class ProblemSamples:
     scores: Sequence[float] | None = None  # the reward, where it is not the accuracy
 
     def __post_init__(self) -> None:
-        if not len(self.acc):
+        if not self.n:
             raise ValueError(f"problem {self.id}: no samples")
-        for name in ("predictions", "lengths", "finished", "scores"):
+        for name in ("acc", "predictions", "finished", "scores"):
             values = getattr(self, name)
             if values is not None and len(values) != self.n:
                 raise ValueError(f"problem {self.id}: {len(values)} {name} for {self.n} samples")
@@ -53,7 +53,7 @@ class ProblemSamples:
     @property
     def n(self) -> int:
         """Number of samples."""
-        return len(self.acc)
+        return len(self.lengths)
 
     @cached_property
     def right(self) -> np.ndarray:
@@ -300,8 +300,8 @@ def validation_metrics(problems: Sequence[ProblemSamples]) -> dict[str, float]:
 
     As in verl 0.9.1: per source and variable (``acc``, and ``reward`` where scores are given) ``mean@n``, ``std@n``,
     and for k = 2, 4, ... n ``best@k/mean``, ``worst@k/mean`` and ``maj@k/mean``; ``acc``'s mean, best and maj at n are
-    core, the rest is aux. Best, worst and maj are the exact expectations of what verl estimates with 1,000 draws.
-    Besides: ``acc/pass@k`` and ``acc/majority@k`` (without replacement), ``response_length/mean``, ``median`` and
+    core, the rest is aux; where there is no ``acc`` the ``reward``'s are core. Best, worst and maj are the exact
+    expectations of what verl estimates with 1,000 draws. Besides: ``acc/pass@k`` and ``acc/majority@k`` (without replacement), ``response_length/mean``, ``median`` and
     ``clip_ratio``, ``response_length_right/mean`` and ``response_length_wrong/mean`` (NaN over no samples),
     ``right_per_1k_tokens``.
 
@@ -316,22 +316,26 @@ def validation_metrics(problems: Sequence[ProblemSamples]) -> dict[str, float]:
             raise ValueError(
                 f"{source}: problems with {sorted({p.n for p in mine})} samples; metrics named @n need one n"
             )
-        for variable in ("acc", "reward") if all(p.scores is not None for p in mine) else ("acc",):
+        accurate, scored = (all(getattr(p, name) is not None for p in mine) for name in ("acc", "scores"))
+        variables = ["acc"] * accurate + ["reward"] * scored
+        for variable in variables:
             for name, value in _verl_metrics(mine, variable, n).items():
-                core = variable == "acc" and name.startswith(("mean", "maj", "best")) and f"@{n}" in name
+                core = variable == variables[0] and name.startswith(("mean", "maj", "best")) and f"@{n}" in name
                 metrics[f"val-{'core' if core else 'aux'}/{source}/{variable}/{name}"] = value
         aux = f"val-aux/{source}"
+        lengths = np.concatenate([np.asarray(p.lengths, dtype=float) for p in mine])
+        metrics[f"{aux}/response_length/mean"] = float(lengths.mean())
+        metrics[f"{aux}/response_length/median"] = float(np.median(lengths))
+        metrics[f"{aux}/response_length/clip_ratio"] = float(1 - np.concatenate([p.finished for p in mine]).mean())
+        if not accurate:
+            continue
         figures = summarize(mine)
         for k in figures["pass"]:
             if k > 1:  # at 1 both are the mean
                 metrics[f"{aux}/acc/pass@{k}"] = figures["pass"][k]
                 metrics[f"{aux}/acc/majority@{k}"] = figures["maj"][k]
-        length = figures["length"]
-        metrics[f"{aux}/response_length/mean"] = length["mean"]
-        metrics[f"{aux}/response_length/median"] = length["median"]
-        metrics[f"{aux}/response_length/clip_ratio"] = length["cut_off"]
-        metrics[f"{aux}/response_length_right/mean"] = _or_nan(length["right"])
-        metrics[f"{aux}/response_length_wrong/mean"] = _or_nan(length["wrong"])
+        metrics[f"{aux}/response_length_right/mean"] = _or_nan(figures["length"]["right"])
+        metrics[f"{aux}/response_length_wrong/mean"] = _or_nan(figures["length"]["wrong"])
         solved = figures["tokens_per_solved"]
         metrics[f"{aux}/right_per_1k_tokens"] = 1000.0 / solved if solved else 0.0
     return metrics

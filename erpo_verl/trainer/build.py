@@ -12,19 +12,22 @@ from accelerate.utils import set_seed
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedTokenizerBase
 
-from erpo_verl.reward import RewardConfig
+from erpo_verl import golds
+from erpo_verl.reward import KEYS, RewardConfig, RewardSetupError
 from erpo_verl.reward.config import RewardConfigError
+from erpo_verl.rows import RowError
 from erpo_verl.runs.metrics import METRICS
 from erpo_verl.runs.names import arm_and_seed
 from erpo_verl.runs.record import write_record
 from erpo_verl.runs.versions import versions
 from erpo_verl.trainer import checkpoint
-from erpo_verl.trainer.data import DataError, Prompt, Table, load_tokenizer, read_table, tokenize
+from erpo_verl.trainer.data import DataError, Prompt, Table, load_tokenizer, order_record, read_table, tokenize
 from erpo_verl.trainer.loop import Trainer
 from erpo_verl.trainer.machine import make_accelerator
 from erpo_verl.trainer.policy import Policy, load_model
 from erpo_verl.trainer.reward import DEFAULT, Judge, RewardError, load_reward
 from erpo_verl.trainer.rollout import make_engine
+from erpo_verl.trainer.sampler import SCORES
 from erpo_verl.trainer.settings import SettingsError, as_list
 from erpo_verl.trainer.tracking import tracker_names
 
@@ -38,8 +41,8 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     train_prompts: list[Prompt]
     val_prompts: list[Prompt]
-    left_out: int  # overlong prompts, of both
-    fingerprint: str  # of the training files
+    notes: list[str]  # what there is to say of the data
+    order: dict[str, Any]  # what a position in the training prompts belongs to
     total_steps: int
 
 
@@ -57,10 +60,39 @@ def load_inputs(settings: DictConfig) -> Inputs:
     tokenizer = load_tokenizer(settings.actor_rollout_ref.model)
     train_prompts, left_out = _prompts(train_table, tokenizer, data)
     val_prompts, val_left_out = _prompts(val_table, tokenizer, data) if val_table else ([], 0)
+    notes = [f"left out: {n} prompts over data.max_prompt_length={data.max_prompt_length} tokens" for n in [left_out + val_left_out] if n]
     if data.train_batch_size > len(train_prompts):
         raise DataError(f"data.train_batch_size={data.train_batch_size}: the training data hold only {len(train_prompts)} prompts")
     total = settings.trainer.total_training_steps or settings.trainer.total_epochs * (len(train_prompts) // data.train_batch_size)
-    return Inputs(trackers, judge, tokenizer, train_prompts, val_prompts, left_out + val_left_out, train_table.fingerprint, total)
+    order = order_record(train_prompts, train_table, tokenizer, data)
+    if os.environ.get("RANK", "0") == "0":  # once, however many processes there are
+        notes += _try_reward(judge, settings, train_prompts, val_prompts)
+    return Inputs(trackers, judge, tokenizer, train_prompts, val_prompts, notes, order, total)
+
+
+def _try_reward(judge: Judge, settings: DictConfig, train: list[Prompt], val: list[Prompt]) -> list[str]:
+    """The maths reward reads every gold; another function is tried on made-up responses. Returns what there is to say.
+
+    Raises:
+        RewardError, DataError: see `Judge.probe` and `golds.check`.
+    """
+    custom, filters = settings.reward.custom_reward_function, settings.algorithm.filter_groups
+    maths = golds.is_maths_reward(custom.path or DEFAULT, custom.name)
+    if not maths:
+        judge.probe([*train, *val])
+    keys = KEYS if maths else sorted(judge.keys)
+    if filters.enable and filters.metric not in (*SCORES, *keys):
+        raise RewardError(f"algorithm.filter_groups.metric={filters.metric}: {judge.name} returns no such key; it returns {', '.join(keys)}")
+    if not maths:
+        return []
+    prompts = [*train, *val]
+    try:
+        found = golds.check([prompt.gold for prompt in prompts], [prompt.place for prompt in prompts], judge.settings)
+    except RowError as error:
+        raise DataError(str(error)) from None
+    except RewardSetupError as error:
+        raise RewardError(f"the maths reward cannot be started: {error}") from error
+    return [golds.told(found, len(prompts), "which count for nothing")] if found else []
 
 
 def _table(data: DictConfig, files: Any, limit: int) -> Table:
@@ -109,13 +141,13 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
     made = Trainer(
         settings, accelerator=accelerator, policy=policy, engine=make_engine(settings, policy, inputs.tokenizer), judge=inputs.judge,
         tokenizer=inputs.tokenizer, train_prompts=inputs.train_prompts, val_prompts=inputs.val_prompts,
-        data_fingerprint=inputs.fingerprint, run=folder, total_steps=inputs.total_steps,
+        data_order=inputs.order, run=folder, total_steps=inputs.total_steps,
     )  # fmt: skip
     if found is not None:
         made.resume(found)
         if accelerator.is_main_process:
             print(f"resumed from {found} (step {made.step} of {made.total_steps})")
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not trainer.val_only:
         write_record(
             folder,
             engine="accelerate",
@@ -141,6 +173,8 @@ def _check_vocabulary(size: int, inputs: Inputs) -> None:
 def _prepare(folder: Path, trainer: DictConfig, accelerator: Accelerator) -> Path | None:
     """The run's folder made ready; the checkpoint to go on from, or None. What the run would write over is set aside."""
     found = checkpoint.find(folder, trainer.resume_mode, trainer.resume_from_path)
+    if trainer.val_only:  # perhaps beside a run that is under way
+        return found
     there = checkpoint.steps(folder)
     if found is None and there:
         raise checkpoint.CheckpointError(

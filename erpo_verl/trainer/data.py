@@ -7,13 +7,14 @@ at when the file is read: an unusable one is an error that names the file and th
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from erpo_verl.rows import RewardRow, RowError, read_file, reward_rows
@@ -37,6 +38,7 @@ class Prompt:
     extra_info: dict[str, Any]
     id: str | None = None
     level: str | None = None  # difficulty, where the data say one
+    place: tuple[str, int] = ("", 0)  # file and row
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def tokenize(
                     "data.truncation=left"
                 )
             tokens = _truncate(tokens, max_length, truncation)
-        prompts.append(Prompt(tokens, text, reward.data_source, reward.gold, reward.extra_info, reward.id, reward.level))
+        prompts.append(Prompt(tokens, text, reward.data_source, reward.gold, reward.extra_info, reward.id, reward.level, (file, number)))
     if not prompts:
         raise DataError(f"{', '.join(table.files)}: all {dropped} prompts are longer than {max_length} tokens")
     return prompts, dropped
@@ -176,6 +178,38 @@ def _truncate(tokens: list[int], length: int, side: str) -> list[int]:
         return tokens[:length]
     head = length // 2
     return tokens[:head] + tokens[len(tokens) - (length - head) :]
+
+
+def order_record(prompts: Sequence[Prompt], table: Table, tokenizer: PreTrainedTokenizerBase, data: DictConfig) -> dict[str, Any]:
+    """What a position in the data belongs to, for checkpoints: ``order`` is a hash of the prompts in their order with all that decides
+    it, ``parts`` says by which settings it came about, so that a change can be named."""
+    digest = hashlib.sha256(repr((data.shuffle, data.seed if data.shuffle else None)).encode())
+    for prompt in prompts:
+        digest.update(repr((prompt.tokens, prompt.data_source, prompt.gold)).encode())
+    names = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "truncation", "shuffle", "seed", "prompt_key", "reward_fn_key")
+    template = json.dumps([tokenizer.chat_template, OmegaConf.to_container(data.apply_chat_template_kwargs)], sort_keys=True, default=str)
+    parts = {
+        "data.train_files": table.fingerprint,
+        **{f"data.{name}": data[name] for name in names},
+        "the chat template or data.apply_chat_template_kwargs": hashlib.sha256(template.encode()).hexdigest(),
+    }
+    return {"order": digest.hexdigest(), "count": len(prompts), "parts": parts}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In words what made another order of prompts out of that of a checkpoint."""
+    old, new = before["parts"], now["parts"]
+    found = [
+        f"{name} has changed" if len(str(old.get(name))) == 64 else f"{name} was {old.get(name)} and is {value}"
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
+    return ", ".join(found) or "the tokenizer, or what the template makes of a row, has changed"
+
+
+def new_epoch(before: Mapping[str, Any], position: int, count: int) -> int:
+    """The position at which the next epoch begins, of ``count`` prompts, for one who was at ``position`` of another order."""
+    return -(-position // before["count"]) * count
 
 
 class PromptOrder:

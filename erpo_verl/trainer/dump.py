@@ -36,10 +36,9 @@ def write_step(folder: Path, step: int, batch: Batch, tokens: Tokens, tokenizer:
     return _write(folder / f"step_{step:06d}.parquet", rows)
 
 
-def write_validation(folder: Path, step: int, process: int, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Write ``folder/validation_<step>_<process>.parquet``: this process's validation responses, without token numbers."""
-    rows = [row for batch in batches for row in _rows(batch, step, tokenizer)]
-    return _write(folder / f"validation_{step:06d}_{process}.parquet", rows)
+def write_validation(file: Path, step: int, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write this process's validation responses, without token numbers."""
+    return _write(file, [row for batch in batches for row in _rows(batch, step, tokenizer)])
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> Path:

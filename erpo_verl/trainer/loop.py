@@ -12,10 +12,11 @@ Around it: validation, metrics, checkpoints, and an orderly end at Ctrl-C.
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,23 +28,25 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
 from erpo_verl.rollout import RolloutEngine
+from erpo_verl.runs.metrics import metrics_line
 from erpo_verl.trainer import checkpoint, dump, export
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.batch import Batch
 from erpo_verl.trainer.correction import importance_weights
-from erpo_verl.trainer.data import Prompt, PromptOrder
+from erpo_verl.trainer.data import Prompt, PromptOrder, changes, new_epoch
 from erpo_verl.trainer.metrics import add_mismatch, data_metrics, timing_metrics
 from erpo_verl.trainer.policy import DEFAULT_MICRO_BATCH, Policy
 from erpo_verl.trainer.processes import Tally
 from erpo_verl.trainer.reward import Judge
 from erpo_verl.trainer.rollout import bypasses
-from erpo_verl.trainer.sampler import Sampler, gather
-from erpo_verl.trainer.tracking import Tracking
+from erpo_verl.trainer.sampler import Sampler, SamplingStopped, gather
+from erpo_verl.trainer.tracking import Tracking, append_line
 from erpo_verl.trainer.update import update
 from erpo_verl.trainer.validation import validate
 
 # A gradient that is not finite is skipped; so many steps with nothing else end the run.
 MAX_SKIPPED_STEPS = 3
+VAL_ONLY = "val_only.jsonl"
 CHECKPOINT_PARTS = ("model", "optimizer", "extra")
 
 
@@ -65,13 +68,13 @@ class Trainer:
         tokenizer: PreTrainedTokenizerBase,
         train_prompts: Sequence[Prompt],
         val_prompts: Sequence[Prompt],
-        data_fingerprint: str,
+        data_order: Mapping[str, Any],
         run: Path,
         total_steps: int,
     ):
         self.settings, self.accelerator, self.policy, self.engine = settings, accelerator, policy, engine
         self.tokenizer, self.train_prompts, self.val_prompts = tokenizer, train_prompts, val_prompts
-        self.data_fingerprint, self.run, self.total_steps = data_fingerprint, run, total_steps
+        self.data_order, self.run, self.total_steps = data_order, run, total_steps
         self.bypass = bypasses(settings, policy)
         self.sampler = Sampler(
             engine, judge, tokenizer, settings, accelerator.process_index, accelerator.num_processes,
@@ -79,31 +82,39 @@ class Trainer:
         )  # fmt: skip
         self.order = PromptOrder(len(train_prompts), seed=settings.data.seed, shuffle=settings.data.shuffle)
         self.step = 0  # last finished step
-        self.resumed = False
+        self.resumed_from: str | None = None  # the checkpoint
         self.skipped_steps = 0
         self.tracker_ids: dict[str, str] = {}
         self.last_metrics: dict[str, float] = {}
         self.tracking: Tracking | None = None
         self.seconds: dict[str, float] = defaultdict(float)
+        self._asked: Callable[[], bool] = lambda: False  # whether a stop was asked for
 
     # --- the loop
 
     def fit(self) -> bool:
         """Train to the last step; returns whether it got there (False: it was asked to stop, and saved)."""
         trainer = self.settings.trainer
+        if trainer.val_only:
+            self._validate_only()
+            return True
         self.tracking = Tracking(
             self.run, self.settings, self.accelerator, start=self.step, total=self.total_steps, ids=self.tracker_ids
         )
         self.tracker_ids = self.tracking.ids
         try:
-            if self.val_prompts and (trainer.val_only or (trainer.val_before_train and self.step == 0)):
+            if self.val_prompts and trainer.val_before_train and self.step == 0:
                 self.engine.sync(self.policy.whole_model())
                 self.tracking.log(self.step, self._validate())
-            if trainer.val_only:
-                return True
             with _asked_to_stop() as asked:
+                self._asked = asked
                 while self.step < self.total_steps:
-                    metrics = self.train_step(self.step + 1)
+                    try:
+                        metrics = self.train_step(self.step + 1)
+                    except SamplingStopped:
+                        self.tracking.say(f"step {self.step + 1} was given up before it had all its groups; it begins anew when the run goes on")
+                        self._save_last()
+                        return False
                     self.step += 1
                     last = self.step == self.total_steps
                     if _due(trainer.test_freq, self.step, last):
@@ -134,7 +145,7 @@ class Trainer:
             # 1, 2: responses and their scores
             with self._timed("gen"):
                 self.engine.sync(self.policy.whole_model())
-                batch, metrics = self.sampler.training_batch(self.train_prompts, self.order, step)
+                batch, metrics = self.sampler.training_batch(self.train_prompts, self.order, step, self._between_batches)
             # 3: log-probs of the sampled tokens, under the policy before the update and under the reference
             batch, found = self._with_log_probs(batch)
             metrics.update(found)
@@ -163,6 +174,11 @@ class Trainer:
         self._count_skipped(metrics, step)
         return metrics
 
+    def _between_batches(self, told: str) -> bool:
+        """Dynamic sampling: says how far it is; whether a stop was asked for, in any process."""
+        self.tracking.say(f"step {self.step + 1}: {told}")
+        return self.policy.processes.max([float(self._asked())])[0] > 0
+
     def _with_log_probs(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
         """Log-probs and entropies filled in; and, of a pass beside the rollout, how far the two are apart."""
         actor, rollout, ref = (self.settings.actor_rollout_ref[name] for name in ("actor", "rollout", "ref"))
@@ -184,12 +200,27 @@ class Trainer:
         add_mismatch(tally := Tally(), old, batch.rollout_log_probs, batch.response_mask)
         return replace(batch, rollout_is_weights=weights), metrics | tally.result(self.policy.processes)
 
+    def _validate_only(self) -> None:
+        """``trainer.val_only``: nothing is written that belongs to the history of a run, which may be under way in the same folder."""
+        self.engine.sync(self.policy.whole_model())
+        metrics = self._validate()
+        if self.accelerator.is_main_process:
+            told = {"checkpoint": self.resumed_from, "model": self.settings.actor_rollout_ref.model.path}
+            line = json.dumps({**json.loads(metrics_line(self.step, metrics)), **told}) + "\n"
+            self.run.mkdir(parents=True, exist_ok=True)
+            append_line(self.run / VAL_ONLY, line, "the validation")
+            for name, value in metrics.items():
+                if name.startswith("val-core/") and "/mean@" in name:
+                    print(f"step {self.step}: {name} {value:.3f}")
+            print(f"all numbers: the last line of {self.run / VAL_ONLY}")
+
     def _validate(self) -> dict[str, float]:
         with self._timed("testing"):
             metrics, batches = validate(self.sampler, self.val_prompts)
         folder = self.settings.trainer.validation_data_dir
         if folder is not None:
-            dump.write_validation(Path(folder).expanduser(), self.step, self.accelerator.process_index, batches, self.tokenizer)
+            name = f"{'val_only' if self.settings.trainer.val_only else 'validation'}_{self.step:06d}_{self.accelerator.process_index}.parquet"
+            dump.write_validation(Path(folder).expanduser() / name, self.step, batches, self.tokenizer)
         return {**metrics, "timing_s/testing": self.seconds["testing"]}
 
     def _dumps(self, step: int) -> bool:
@@ -237,7 +268,7 @@ class Trainer:
                 "skipped_steps": self.skipped_steps,
                 "random": random_states,
                 "trackers": self.tracker_ids,
-                "data": self.data_fingerprint,
+                "data": dict(self.data_order),
                 "model": self.policy.start,
                 "metrics": {n: v for n, v in self.last_metrics.items() if n.startswith(("val-core/", "critic/score/"))},
             }
@@ -249,6 +280,11 @@ class Trainer:
                 extra_files=self._model_writer(whole) if with_model else None,
             )
         self.accelerator.wait_for_everyone()
+
+    def _save_last(self) -> None:
+        """A checkpoint of the last finished step, if there is a step and it has none yet."""
+        if self.step and self.step not in checkpoint.steps(self.run):
+            self.save()
 
     def _model_writer(self, model: Any) -> Callable[[Path], None]:
         return lambda folder: export.write_model(
@@ -263,11 +299,6 @@ class Trainer:
         """
         parts = checkpoint.load(folder, CHECKPOINT_PARTS)
         extra = parts["extra"]
-        if extra["data"] != self.data_fingerprint:
-            raise checkpoint.CheckpointError(
-                f"{folder} is of a run on other training data (data.train_files has changed since): give the same files, "
-                "or begin a new run with actor_rollout_ref.model.path set to a model folder made of this one"
-            )
         path = self.settings.actor_rollout_ref.model.path
         if extra.get("model", self.policy.start) != self.policy.start:
             raise checkpoint.CheckpointError(
@@ -278,20 +309,38 @@ class Trainer:
             self.policy.load_state({"model": parts["model"], "optimizer": parts["optimizer"], "scheduler": extra["scheduler"]})
         except (RuntimeError, KeyError, ValueError) as error:
             raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path={path}: {error}") from error
-        self.resumed = True
+        self.resumed_from = str(folder)
         self.step, self.skipped_steps = extra["step"], extra["skipped_steps"]
-        self.order.position = extra["position"]
+        if not self.settings.trainer.val_only:
+            self.order.position = self._position(folder, extra)
         self.tracker_ids, self.last_metrics = dict(extra["trackers"]), dict(extra["metrics"])
         states = extra["random"]
         if len(states) == self.accelerator.num_processes:  # with another number the run goes on, but not bit for bit
             checkpoint.set_random_state(states[self.accelerator.process_index])
+
+    def _position(self, folder: Path, extra: Mapping[str, Any]) -> int:
+        """Where in the data a run goes on, which is only known while the prompts and their order are the same."""
+        before, position = extra["data"], extra["position"]
+        if not isinstance(before, dict):
+            raise checkpoint.CheckpointError(f"{folder} is of an earlier version of erpo-verl, which did not record the order of the prompts")
+        if before["order"] == self.data_order["order"]:
+            return position
+        what = changes(before, self.data_order)
+        if self.settings.trainer.resume_data == "same":
+            raise checkpoint.CheckpointError(
+                f"{folder} is of a run on other training data or another order of it: {what}. Give what it was, or begin a new epoch of "
+                "the new prompts with trainer.resume_data=new_epoch"
+            )
+        if self.accelerator.is_main_process:
+            print(f"the training prompts are others than at {folder.name}: {what}; a new epoch of these begins")
+        return new_epoch(before, position, self.order.count)
 
     def _save_model(self) -> None:
         whole = self.policy.whole_model()
         if self.accelerator.is_main_process:
             # A model there is of this run where it was resumed, else of another one.
             folder = export.replace_model(
-                self.run / "model", whole, self.tokenizer, self.settings, self.step, self.last_metrics, keep_old=not self.resumed
+                self.run / "model", whole, self.tokenizer, self.settings, self.step, self.last_metrics, keep_old=self.resumed_from is None
             )
             self.tracking.say(f"model: {folder}")
         self.accelerator.wait_for_everyone()

@@ -1,7 +1,9 @@
 """The reward function: loaded by verl's two keys, called with verl's arguments, checked as to what it returns.
 
 ``reward.custom_reward_function.path`` is a file or ``pkg://module``, ``.name`` the function in it; it may be an ordinary function or an
-``async def``, and return a number or a mapping with ``score``. Without a path it is the maths reward of this package.
+``async def``, and return a number or a mapping with ``score``. A number is Python's, numpy's or torch's, a bool too, or an array or tensor
+of one. Without a path it is the maths reward of this package. What is wrong with a function is found by `Judge.probe`, before a model is
+loaded.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import inspect
 import math
 import numbers
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,9 @@ from erpo_verl.trainer.data import Prompt
 
 DEFAULT = "pkg://erpo_verl.reward"
 ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
+PROBE_SECONDS = 5.0
+_KIND = {True: "a bare number", False: "a mapping"}
+Call = tuple[str, str, Any, dict[str, Any]]  # ARGUMENTS
 
 
 class RewardError(ValueError):
@@ -75,6 +82,9 @@ class Judge:
         self.function, self.settings, self.concurrency = function, dict(settings or {}), concurrency
         self.name = getattr(function, "__name__", "the reward function")
         self.by_name = self._takes_names()
+        self.keys: frozenset[str] | None = None  # of the first result, and then of every one
+        self.bare = False  # whether they are numbers; these have the keys score and acc
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def _takes_names(self) -> bool:
         try:
@@ -99,69 +109,156 @@ class Judge:
     def __call__(
         self, prompts: Sequence[Prompt], texts: Sequence[str], lengths: Sequence[int], finished: Sequence[bool]
     ) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Scores [B] float32, and the columns of what else the function returned.
+        """Scores [B] float32, and the columns of what else the function returned; a bare number is its ``acc`` too, as in verl.
 
         ``extra_info`` gets ``response_length`` (tokens) and ``truncated`` beside what the data hold.
 
         Raises:
             RewardError: the function raises, a score is no finite number, or only some results have a key.
         """
-        calls = []
-        for prompt, text, length, whole in zip(prompts, texts, lengths, finished, strict=True):
-            info = {**prompt.extra_info, "response_length": int(length), "truncated": not whole}
-            calls.append((prompt.data_source, text, prompt.gold, info))
-        if inspect.iscoroutinefunction(self.function):
-            results = asyncio.run(self._gather(calls))
-        else:
-            results = [self._call(number, call) for number, call in enumerate(calls)]
-        return self._columns(results)
+        calls = [
+            (prompt.data_source, text, prompt.gold, {**prompt.extra_info, "response_length": int(length), "truncated": not whole})
+            for prompt, text, length, whole in zip(prompts, texts, lengths, finished, strict=True)
+        ]
+        return self._columns(self._results(calls))
 
-    def _start(self, call: tuple) -> Any:
+    def probe(self, prompts: Sequence[Prompt]) -> None:
+        """Try the function on made-up responses, so that what is wrong with it is said before a model is loaded.
+
+        For a prompt of each data source it judges an empty response and one with the gold in a box; an ordinary function then judges
+        the latter for the other prompts too, as many as ``PROBE_SECONDS`` allow, since it may fail for the golds of some rows only.
+
+        Raises:
+            RewardError: as for a batch.
+        """
+        first: dict[str, Prompt] = {}
+        for prompt in prompts:
+            first.setdefault(prompt.data_source, prompt)
+        for prompt in first.values():
+            self._probe_one(prompt, "")
+            self._probe_one(prompt)
+        if self._loop is not None:  # it awaits something, perhaps a service that costs money
+            return
+        deadline = time.monotonic() + PROBE_SECONDS
+        for prompt in prompts:
+            if time.monotonic() > deadline:
+                return
+            self._probe_one(prompt)
+
+    def _probe_one(self, prompt: Prompt, text: str | None = None) -> None:
+        text = f"\\boxed{{{prompt.gold}}}" if text is None else text
+        info = {**prompt.extra_info, "response_length": max(1, len(text)), "truncated": False}
+        call = (prompt.data_source, text, prompt.gold, info)
+        try:
+            self._columns(self._results([call]))
+        except RewardError as error:
+            row = f"the row with id {prompt.id}" if prompt.id else "a row"
+            raise RewardError(f"{error}; seen with a made-up response to {row}, before training") from error.__cause__
+
+    def _results(self, calls: Sequence[Call]) -> list[Any]:
+        results: list[Any] = []
+        try:
+            for number, call in enumerate(calls):
+                try:
+                    results.append(self._start(call))
+                except Exception as error:
+                    raise self._raised(number, call, error) from error
+            if not any(map(inspect.isawaitable, results)):
+                return results
+            if self._loop is None:  # one for the whole run: a client of a service is bound to the loop that it was first used in
+                self._loop = asyncio.new_event_loop()
+            whole = self._loop.create_task(self._gather(calls, results))
+            try:
+                return self._loop.run_until_complete(whole)
+            finally:
+                if not whole.done():  # Ctrl-C
+                    whole.cancel()
+                    self._loop.run_until_complete(asyncio.wait([whole]))
+        finally:
+            for result in results:
+                if inspect.iscoroutine(result):
+                    result.close()  # nothing where it has run
+
+    def _start(self, call: Call) -> Any:
         if self.by_name:
             return self.function(**dict(zip(ARGUMENTS, call, strict=True)), **self.settings)
         return self.function(*call, **self.settings)
 
-    def _call(self, number: int, call: tuple) -> Any:
-        try:
-            return self._start(call)
-        except Exception as error:
-            raise self._raised(number, call, error) from error
-
-    async def _gather(self, calls: Sequence[tuple]) -> list[Any]:
+    async def _gather(self, calls: Sequence[Call], results: Sequence[Any]) -> list[Any]:
         gate = asyncio.Semaphore(self.concurrency)
 
-        async def one(number: int, call: tuple) -> Any:
+        async def one(number: int, call: Call, result: Any) -> Any:
+            if not inspect.isawaitable(result):
+                return result
             async with gate:
                 try:
-                    return await self._start(call)
+                    return await result
                 except Exception as error:
                     raise self._raised(number, call, error) from error
 
-        return list(await asyncio.gather(*(one(number, call) for number, call in enumerate(calls))))
+        tasks = [asyncio.ensure_future(one(number, *pair)) for number, pair in enumerate(zip(calls, results, strict=True))]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
-    def _raised(self, number: int, call: tuple, error: Exception) -> RewardError:
+    def _raised(self, number: int, call: Call, error: Exception) -> RewardError:
         source, text, gold, _ = call
         return RewardError(
             f"{self.name} raised {_told(error)} for response {number} {text[:80]!r} (data_source {source!r}, ground_truth {gold!r})"
         )
 
     def _columns(self, results: Sequence[Any]) -> tuple[Tensor, dict[str, list[Any]]]:
-        name = self.name
+        """Scores and columns of plain Python values."""
         scores: list[float] = []
+        rows: list[dict[str, Any]] = []
         for number, result in enumerate(results):
-            score = result.get("score") if isinstance(result, Mapping) else result
-            if isinstance(score, bool) or not isinstance(score, numbers.Real) or not math.isfinite(score):
-                raise RewardError(f"{name}: the score of response {number} is {score!r}: must be a finite number (or a mapping with 'score')")
-            scores.append(float(score))
-        rows = [dict(result) if isinstance(result, Mapping) else {} for result in results]
-        for number, row in enumerate(rows):
-            row.pop("score", None)
-            if rows and row.keys() != rows[0].keys():
-                odd = sorted(row.keys() ^ rows[0].keys())
-                raise RewardError(f"{name}: responses 0 and {number} differ in the keys {', '.join(odd)}: return the same keys every time")
-            if "acc" in row and not isinstance(row["acc"], numbers.Real):
-                raise RewardError(f"{name}: acc of response {number} is {row['acc']!r}: must be a number (0 or 1), or left out everywhere")
+            row = dict(result) if isinstance(result, Mapping) else {"score": result, "acc": result}  # as in verl
+            bare, keys = not isinstance(result, Mapping), frozenset(map(str, row))
+            score = as_number(row.pop("score", None))
+            if score is None or not math.isfinite(score):
+                given = result.get("score") if isinstance(result, Mapping) else result
+                raise RewardError(
+                    f"{self.name}: the score of response {number} is {given!r}: must be a finite number (or a mapping with 'score')"
+                )
+            if self.keys is None:
+                self.keys, self.bare = keys, bare
+            if (keys, bare) != (self.keys, self.bare):
+                words = _KIND[bare], _KIND[self.bare]
+                told = "is {}, and the first result was {}".format(*words) if bare != self.bare else _difference(self.keys, keys)
+                raise RewardError(f"{self.name}: response {number} {told}: return the same keys every time")
+            if "acc" in row:
+                told, row["acc"] = row["acc"], as_number(row["acc"])
+                if row["acc"] is None or not math.isfinite(row["acc"]):
+                    raise RewardError(f"{self.name}: acc of response {number} is {told!r}: must be a number (0 or 1), or left out everywhere")
+            scores.append(score)
+            rows.append({key: _plain(value) for key, value in row.items()})
         return torch.tensor(scores), {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+
+
+def as_number(value: Any) -> float | None:
+    """A number of Python, numpy or torch as a float: bool, int, float, Decimal, Fraction, or an array or tensor of one; else None."""
+    value = _plain(value)
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return float(value) if isinstance(value, (numbers.Real, Decimal)) else None
+
+
+def _plain(value: Any) -> Any:
+    """Scalars, arrays and tensors of numpy and torch as Python's numbers and lists; anything else as it is."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        return value.tolist()
+    return value
+
+
+def _difference(first: frozenset[str], other: frozenset[str]) -> str:
+    """In what a result differs from the first one."""
+    lacking, added = sorted(first - other), sorted(other - first)
+    parts = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"adds {', '.join(added)}"] * bool(added)
+    return f"{' and '.join(parts)} (the keys of the first result were {', '.join(sorted(first))})"
 
 
 def _told(error: Exception) -> str:

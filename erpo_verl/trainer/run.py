@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from erpo_verl.runs import wandb_key
 from erpo_verl.trainer.settings import SettingsError, compose, help_text
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def train(arguments: Sequence[str], *, check: bool = False) -> int:
     trainer, expected = None, (SettingsError, OSError, ImportError)
     try:
         settings = compose(arguments)
+        _check_wandb(settings)
         # Heavy imports only now: a wrong key is answered in a second.
         from transformers.utils import logging as transformers_logging
 
@@ -51,10 +54,11 @@ def train(arguments: Sequence[str], *, check: bool = False) -> int:
         transformers_logging.disable_progress_bar()
         check_launch(settings)
         inputs = load_inputs(settings)
-        if inputs.left_out:
-            print(f"left out: {inputs.left_out} prompts over data.max_prompt_length={settings.data.max_prompt_length} tokens")
         if check:
             print(OmegaConf.to_yaml(settings))
+        if os.environ.get("RANK", "0") == "0":
+            print("".join(f"{note}\n" for note in inputs.notes), end="", flush=True)
+        if check:
             prompts = f"{len(inputs.train_prompts)} training prompts, {len(inputs.val_prompts)} validation prompts"
             print(f"{prompts}, {inputs.total_steps} steps: all is well.")
             return 0
@@ -74,6 +78,14 @@ def train(arguments: Sequence[str], *, check: bool = False) -> int:
         return 1
     finally:
         _close(trainer)
+
+
+def _check_wandb(settings: DictConfig) -> None:
+    without = None
+    if "wandb" in settings.trainer.logger and not settings.trainer.val_only and os.environ.get("RANK", "0") == "0":
+        without = wandb_key.problem()
+    if without:
+        raise SettingsError([f"trainer.logger={list(settings.trainer.logger)}: W&B has {without}; or leave wandb out of trainer.logger"])
 
 
 def _own_errors() -> tuple[type[Exception], ...]:

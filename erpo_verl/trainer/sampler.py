@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,15 @@ from erpo_verl.trainer.batch import Batch, assemble, concatenate
 from erpo_verl.trainer.data import Prompt, PromptOrder
 from erpo_verl.trainer.reward import Judge
 
+SCORES = ("reward", "score", "seq_reward", "seq_final_reward")  # names that verl's recipes give the score; it has one here
+
 
 class SamplingError(RuntimeError):
     """Dynamic sampling did not find enough groups."""
+
+
+class SamplingStopped(Exception):
+    """A stop was asked for while a step did not have all its groups."""
 
 
 class Sampler:
@@ -55,37 +61,53 @@ class Sampler:
         scores, info = self.judge(batch.prompts, texts, batch.lengths.tolist(), batch.finished)
         return replace(batch, scores=scores, reward_info=info)
 
-    def training_batch(self, prompts: Sequence[Prompt], order: PromptOrder, step: int) -> tuple[Batch, dict[str, float]]:
+    def training_batch(
+        self, prompts: Sequence[Prompt], order: PromptOrder, step: int, between: Callable[[str], bool] = lambda told: False
+    ) -> tuple[Batch, dict[str, float]]:
         """This process's rows of a training step, whole groups; moves ``order`` on by as many prompts as were used.
 
         With ``algorithm.filter_groups`` batches of prompts are sampled until there are enough groups whose metric differs.
 
+        Args:
+            between: called between two batches of a step with a line on how far it is; true (in every process alike) stops it.
+
         Raises:
-            SamplingError: ``max_num_gen_batches`` batches did not hold enough of them.
+            SamplingError: ``max_num_gen_batches`` batches did not hold enough of them, or ``max_empty_batches`` in a row none.
+            SamplingStopped: ``between`` said so; ``order`` is where it was before the step.
         """
         size = self.settings.data.train_batch_size
         wanted = size // self.processes
         filters = self.settings.algorithm.filter_groups
         parts: list[Batch] = []
-        found = kept = batches = 0
-        while found < wanted:
-            if filters.enable and 0 < filters.max_num_gen_batches <= batches:
-                raise SamplingError(
-                    f"step {step}: {batches} batches of {size} prompts held too few groups whose {filters.metric} differs "
-                    f"({found * self.processes} of {size}): raise algorithm.filter_groups.max_num_gen_batches, or take data of "
-                    "another difficulty"
-                )
+        found = kept = batches = empty = 0
+        began = order.position
+        while True:
             mine = self._share(order.take(size))
             params = replace(self.train_params, seed=self.seed("train", step, batches))
             uids = [f"{step}-{batches}-{self.rank}-{i}" for i in range(len(mine))]
-            part = self.sample([prompts[i] for i in mine], uids, params)
+            part = sampled = self.sample([prompts[i] for i in mine], uids, params)
             batches += 1
             if filters.enable:
                 part = part.rows(self._differing(part, filters.metric))
             if len(part):
                 parts.append(part)
+            before = kept
             counts = self._of_all(sum(len(p) for p in parts) // self.train_params.n)
             found, kept = min(counts), sum(counts)
+            if found >= wanted:
+                break
+            empty = empty + 1 if kept == before else 0
+            if 0 < filters.max_empty_batches <= empty:
+                raise SamplingError(self._nothing_differs(step, empty, sampled))
+            if 0 < filters.max_num_gen_batches <= batches:
+                raise SamplingError(
+                    f"step {step}: {batches} batches of {size} prompts held too few groups whose {filters.metric} differs "
+                    f"({found * self.processes} of {size}): raise algorithm.filter_groups.max_num_gen_batches, or take data of "
+                    "another difficulty"
+                )
+            if between(f"{batches} {'batch' if batches == 1 else 'batches'} sampled, {found * self.processes} of {size} groups found"):
+                order.position = began
+                raise SamplingStopped
         batch = concatenate(parts, self.tokenizer.pad_token_id)
         metrics = {}
         if filters.enable:
@@ -100,14 +122,19 @@ class Sampler:
 
     def _differing(self, batch: Batch, metric: str) -> list[int]:
         """Rows of the groups whose metric is not the same in all responses."""
-        if metric != "reward" and metric not in batch.reward_info:
-            raise SamplingError(
-                f"algorithm.filter_groups.metric={metric}: the reward function returns no such key; it returns score"
-                + "".join(f", {key}" for key in batch.reward_info)
-            )
-        values = batch.scores.tolist() if metric == "reward" else batch.reward_info[metric]
+        values = _values(batch, metric)
         n = self.train_params.n
         return [row for start in range(0, len(batch), n) if len(set(values[start : start + n])) > 1 for row in range(start, start + n)]
+
+    def _nothing_differs(self, step: int, batches: int, last: Batch) -> str:
+        filters, size = self.settings.algorithm.filter_groups, self.settings.data.train_batch_size
+        values = _values(last, filters.metric)
+        same = f"the {filters.metric} is {values[0]} for every response of the last" if len(set(values)) == 1 else "each group is of one mind"
+        return (
+            f"step {step}: {batches} batches of {size} prompts in a row ({batches * size * self.train_params.n} responses) held no group "
+            f"whose {filters.metric} differs: {same}. Look at some responses (trainer.val_only=true trainer.validation_data_dir=...), at "
+            "the reward, and at the data's difficulty; algorithm.filter_groups.max_empty_batches is how many batches are tried"
+        )
 
     def _of_all(self, count: int) -> list[int]:
         """The count of every process."""
@@ -116,6 +143,11 @@ class Sampler:
         counts: list[Any] = [None] * self.processes
         torch.distributed.all_gather_object(counts, count)
         return counts
+
+
+def _values(batch: Batch, metric: str) -> list[Any]:
+    """Of each response what ``algorithm.filter_groups.metric`` names."""
+    return batch.scores.tolist() if metric in SCORES else batch.reward_info[metric]
 
 
 def gather(batch: Batch, processes: int, pad_token_id: int) -> tuple[Batch, int]:

@@ -117,6 +117,8 @@ KEYS: tuple[Key, ...] = (
     Key("algorithm.filter_groups.enable", False, bool, "Dynamic sampling (DAPO): leave out groups of one outcome, sample more prompts."),
     Key("algorithm.filter_groups.metric", "reward", str, "What must differ in a group: reward, or a key of the reward's result such as acc."),
     Key("algorithm.filter_groups.max_num_gen_batches", 0, int, "Most batches sampled for a step; 0: no limit.", at_least=0),
+    Key("algorithm.filter_groups.max_empty_batches", 10, int, "So many batches in a row without one usable group end the run; 0: no limit. "
+        "Not in verl.", at_least=0),
     Key("algorithm.rollout_correction.bypass_mode", None, bool, "Take the rollout's log-probs (and entropies) for the old ones instead of "
         "computing them; null: where the rollout samples from the trained weights in the update's arithmetic, which is hf in float32 "
         "and no rollout_is is given (verl: false).", nullable=True),
@@ -144,13 +146,15 @@ KEYS: tuple[Key, ...] = (
     Key("trainer.n_gpus_per_node", None, int, "Must be the number of processes that were launched; null: whatever it is.", at_least=1, nullable=True),
     Key("trainer.device", None, str, "null: cuda where there is a GPU, else cpu.", choices=("cuda", "cpu"), nullable=True),
     Key("trainer.val_before_train", True, bool, "Validate the start policy."),
-    Key("trainer.val_only", False, bool, "Validate, and end."),
+    Key("trainer.val_only", False, bool, "Validate, and end. Nothing of a run's history is touched: the numbers go to val_only.jsonl in its folder."),
     Key("trainer.test_freq", -1, int, "Validate every so many steps, and at the end; -1: never.", at_least=-1),
     Key("trainer.save_freq", -1, int, "Save a checkpoint every so many steps, and at the end; -1: never.", at_least=-1),
     Key("trainer.max_actor_ckpt_to_keep", None, int, "Checkpoints that are kept; null: all.", at_least=1, nullable=True),
     Key("trainer.default_local_dir", "checkpoints/${trainer.project_name}/${trainer.experiment_name}", str, "Folder of the run."),
     Key("trainer.resume_mode", "auto", str, "auto: from the newest checkpoint of the run's folder, if any.", choices=("auto", "disable", "resume_path")),
     Key("trainer.resume_from_path", None, str, "Checkpoint folder (global_step_N) for resume_path.", nullable=True),
+    Key("trainer.resume_data", "same", str, "Where the prompts or their order have changed since the checkpoint (seed, shuffle, limits, template, "
+        "files): same refuses to go on, new_epoch begins a new epoch of the new ones. Not in verl.", choices=("same", "new_epoch")),
     Key("trainer.rollout_data_dir", None, str, "Write each step's responses here, with the numbers of each token, as parquet.", nullable=True),
     Key("trainer.rollout_data_freq", 1, int, "Every so many steps. Not in verl.", at_least=1),
     Key("trainer.validation_data_dir", None, str, "Write the responses of each validation here, as parquet.", nullable=True),

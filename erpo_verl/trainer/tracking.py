@@ -75,15 +75,24 @@ class MetricsFile:
         Raises:
             OSError: the disk is full (the message names the file); the file is as it was.
         """
-        data = metrics_line(step, metrics).encode()
-        with open(self.path, "ab", buffering=0) as file:
-            length = file.tell()
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                file.truncate(length)
-                raise OSError(error.errno, f"cannot write the metrics of step {step} to {self.path}: {error.strerror}") from error
+        append_line(self.path, metrics_line(step, metrics), f"the metrics of step {step}")
+
+
+def append_line(path: Path, line: str, what: str) -> None:
+    """Append a line to a file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full (the message names ``what`` and the file); the file is as it was.
+    """
+    data = line.encode()
+    with open(path, "ab", buffering=0) as file:
+        length = file.tell()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            file.truncate(length)
+            raise OSError(error.errno, f"cannot write {what} to {path}: {error.strerror}") from error
 
 
 class Tracking:
@@ -133,7 +142,7 @@ class Tracking:
             tqdm.write(text, file=sys.stderr)
 
     def _show(self, step: int, metrics: Mapping[str, float]) -> None:
-        held_out = [(n, v) for n, v in metrics.items() if n.startswith("val-core/") and "/acc/mean@" in n]
+        held_out = [(n, v) for n, v in metrics.items() if n.startswith("val-core/") and "/mean@" in n]
         for name, value in held_out:
             self.say(f"step {step}: {name} {value:.3f}")
         if "critic/score/mean" not in metrics:

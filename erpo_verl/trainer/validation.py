@@ -37,8 +37,8 @@ def validate(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[dict[str, flo
 
 
 def as_problems(batch: Batch, n: int) -> list[ProblemSamples]:
-    """One entry a group of n rows. Accuracy is the reward's ``acc``, or its score where it returns none."""
-    accuracy = [float(a) for a in batch.reward_info.get("acc", batch.scores.tolist())]
+    """One entry a group of n rows. Accuracy is the reward's ``acc``, if it returns one."""
+    accuracy = batch.reward_info.get("acc")
     predictions = [str(p) for p in batch.reward_info.get("pred", batch.texts)]
     scores, lengths = batch.scores.tolist(), batch.lengths.tolist()
     problems = []
@@ -49,7 +49,7 @@ def as_problems(batch: Batch, n: int) -> list[ProblemSamples]:
             ProblemSamples(
                 id=prompt.id or batch.uid[start],
                 source=prompt.data_source,
-                acc=accuracy[rows],
+                acc=None if accuracy is None else accuracy[rows],
                 predictions=predictions[rows],
                 lengths=lengths[rows],
                 finished=batch.finished[rows],

@@ -278,3 +278,17 @@ def test_verl_gives_the_same_names_and_values() -> None:
             assert mine == pytest.approx(value, abs=1e-12 if "/mean" not in name else 0.02), name
             compared += 1
     assert compared == 2 * (2 + 3 * 3)
+
+
+def test_without_an_accuracy_the_rewards_mean_is_the_core_metric() -> None:
+    """verl's choice of the core variable: acc where a reward returns one, else the reward."""
+    problems = [
+        ProblemSamples("a", "s", None, ["x", "y"], [10, 20], [True, False], scores=[0.25, 0.75]),
+        ProblemSamples("b", "s", None, ["x", "x"], [30, 40], [True, True], scores=[1.0, 0.0]),
+    ]
+    found = validation_metrics(problems)
+    assert found["val-core/s/reward/mean@2"] == 0.5 and found["val-core/s/reward/best@2/mean"] == pytest.approx((0.625 + 0.75) / 2)
+    assert found["val-aux/s/response_length/mean"] == 25 and found["val-aux/s/response_length/clip_ratio"] == 0.25
+    assert not [name for name in found if "/acc/" in name or "right" in name or "wrong" in name]
+    both = validation_metrics([ProblemSamples("a", "s", [1, 0], ["x", "y"], [10, 20], [True, True], scores=[0.25, 0.75])])
+    assert both["val-core/s/acc/mean@2"] == 0.5 and both["val-aux/s/reward/mean@2"] == 0.5 and "val-core/s/reward/mean@2" not in both

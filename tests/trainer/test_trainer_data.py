@@ -1,7 +1,12 @@
 """Prompts, their order, batches and the reward function: what is read, refused, padded and cut."""
 
+import asyncio
+import functools
 import json
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -207,55 +212,140 @@ def test_functions_of_every_kind():
     assert scores.dtype == torch.float32 and info == {"acc": [1.0, 1.0], "pred": ["a", "b"]}
 
 
-@pytest.mark.parametrize("bad", [None, float("nan"), "1", {"acc": 1}, True])
+@pytest.mark.parametrize("bad", [None, float("nan"), "1", {"acc": 1}, np.float32("inf"), torch.zeros(2), [], 1j, {"score": None}])
 def test_an_unusable_score_is_named(bad):
+    good = {"score": 0.0} if isinstance(bad, dict) else 0.0
     with pytest.raises(RewardError, match=r"lambda.*score of response 1"):
-        judged(lambda d, s, g, e: 0.0 if s == "a" else bad)
+        judged(lambda d, s, g, e: good if s == "a" else bad)
 
 
-def test_keys_must_be_the_same_every_time():
-    with pytest.raises(RewardError, match="differ in the keys extra"):
-        judged(lambda d, s, g, e: {"score": 0.0} if s == "a" else {"score": 0.0, "extra": 1})
+@pytest.mark.parametrize(
+    ("value", "score"),
+    [
+        (True, 1.0), (np.bool_(True), 1.0), (np.float32(0.5), 0.5), (np.int64(2), 2.0), (np.array(0.5), 0.5), (np.array([0.5]), 0.5),
+        (torch.tensor(0.5), 0.5), (torch.tensor([0.5], dtype=torch.bfloat16, requires_grad=True), 0.5), (torch.tensor(True), 1.0),
+        (Fraction(1, 2), 0.5), (Decimal("0.5"), 0.5), (3, 3.0),
+    ],
+)  # fmt: skip
+def test_numbers_of_every_kind_are_scores(value, score):
+    assert judged(lambda d, s, g, e: value)[0].tolist() == [score, score]
+    scores, info = judged(lambda d, s, g, e: {"score": value, "acc": value, "more": value, "pred": s})
+    assert scores.tolist() == [score, score] and info["acc"] == [score, score] and info["pred"] == ["a", "b"]
+    assert type(info["acc"][0]) is float and not hasattr(info["more"][0], "dtype")
 
 
-def test_arguments_go_by_name_as_verl_passes_them():
-    def other_order(solution_str, ground_truth, data_source, extra_info, scale=1.0):
-        assert (ground_truth, data_source) == ("1", "source") and extra_info["response_length"] == 3
-        return scale * len(solution_str)
-
-    def names_only(*, data_source, solution_str, ground_truth, extra_info):
-        return float(solution_str == "a" and ground_truth == "1")
-
-    assert judged(other_order, ("a", "bb"), scale=2.0)[0].tolist() == [2.0, 4.0]
-    assert judged(names_only)[0].tolist() == [1.0, 0.0]
-
-
-def test_wrong_arguments_are_an_error_before_the_first_call():
-    def f(data_source, solution_str, ground_truth, extra_info, scale=1.0):
-        raise AssertionError("called")
-
-    with pytest.raises(RewardError, match=r"f\(data_source.*unexpected keyword argument 'scal'.*reward_kwargs"):
-        Judge(f, {"scal": 2.0})
-    with pytest.raises(RewardError, match=r"does not take \(data_source, solution_str"):
-        Judge(lambda text: 0.0)
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        ({"score": 0.0}, {"score": 0.0, "extra": 1}, r"response 1 adds extra \(the keys of the first result were score\)"),
+        ({"score": 0.0, "acc": 1, "pred": ""}, {"score": 0.0, "x": 1}, "response 1 lacks acc, pred and adds x"),
+        (0.0, {"score": 0.0}, "response 1 is a mapping, and the first result was a bare number"),
+        ({"score": 0.0}, 0.0, "response 1 is a bare number, and the first result was a mapping"),
+    ],
+)
+def test_keys_must_be_the_same_every_time(first, other, message):
+    with pytest.raises(RewardError, match=message):
+        judged(lambda d, s, g, e: first if s == "a" else other)
 
 
-def test_a_function_that_raises_is_named_with_the_response_and_the_line(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text("def f(data_source, solution_str, ground_truth, extra_info):\n    return {'a': 1.0}[solution_str]\n")
-    awaited = tmp_path / "awaited.py"
-    awaited.write_text("async " + file.read_text())
-    for path in (file, awaited):
-        with pytest.raises(RewardError, match=rf"f raised KeyError: 'b' \(.*{path.name}, line 2\) for response 1 'b' \(data_source 'source', ground_truth '1'\)"):
-            judged(load_reward(str(path), "f"))
+def test_keys_must_be_the_same_in_every_batch():
+    judge = Judge(lambda d, s, g, e: {"score": 0.0} if s == "a" else {"score": 0.0, "extra": 1})
+    judge([prompt([1])], ["a"], [3], [True])
+    with pytest.raises(RewardError, match="adds extra"):
+        judge([prompt([1])], ["b"], [3], [True])
 
 
-def test_numbers_of_numpy_are_scores_and_acc_must_be_a_number():
-    import numpy as np
+# --- the probe
 
-    assert judged(lambda d, s, g, e: np.float32(0.5))[0].tolist() == [0.5, 0.5]
-    with pytest.raises(RewardError, match="acc of response 0 is None"):
-        judged(lambda d, s, g, e: {"score": 1.0, "acc": None})
+
+def asked(function, prompts, **settings):
+    """What the function is asked while it is probed: (source, response, gold)."""
+    seen = []
+
+    def f(data_source, solution_str, ground_truth, extra_info, **more):
+        seen.append((data_source, solution_str, ground_truth, extra_info["truncated"]))
+        return function(data_source, solution_str, ground_truth, extra_info, **more)
+
+    Judge(f, settings).probe(prompts)
+    return seen
+
+
+def test_the_probe_asks_for_every_source_and_every_gold():
+    rows = [Prompt([1], "t", source, gold, {}, id=f"{source}{gold}") for source, gold in (("x", "1"), ("x", "2"), ("y", "3"))]
+    seen = asked(lambda *a: 1.0, rows)
+    assert seen[:4] == [("x", "", "1", False), ("x", r"\boxed{1}", "1", False), ("y", "", "3", False), ("y", r"\boxed{3}", "3", False)]
+    assert {gold for _, _, gold, _ in seen} == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda d, s, g, e: float(g), "raised ValueError.*id x/3, before training"),
+        (lambda d, s, g, e: "right" if s else 0.0, r"score of response 0 is 'right'.*made-up response"),
+        (lambda d, s, g, e: 1 / len(s), "ZeroDivisionError"),
+        (lambda d, s, g, e: 0.0 if not s else {"score": 1.0}, "is a mapping, and the first result was a bare number"),
+        (lambda d, s, g, e: {"score": 1.0, "acc": None}, "acc of response 0 is None"),
+    ],
+)
+def test_what_is_wrong_with_a_function_is_found_by_the_probe(function, message):
+    rows = [Prompt([1], "t", "x", gold, {}, id=f"x/{gold}") for gold in ("1", "2", "3")]
+    rows[2] = Prompt([1], "t", "x", "three", {}, id="x/3")
+    rows.append(Prompt([1], "t", "x", "4", {}, id="x/4"))
+    with pytest.raises(RewardError, match=message):
+        Judge(function).probe(rows)
+
+
+def test_a_coroutine_is_probed_once_a_source_and_keeps_its_loop():
+    loops, golds = set(), []
+
+    async def f(data_source, solution_str, ground_truth, extra_info):
+        loops.add(asyncio.get_running_loop())
+        golds.append(ground_truth)
+        await asyncio.sleep(0)
+        return np.float64(0.25)
+
+    judge = Judge(f)
+    judge.probe([Prompt([1], "t", "x", str(gold), {}) for gold in range(50)])
+    assert golds == ["0", "0"]
+    assert judge([prompt([1])] * 3, ["a"] * 3, [1] * 3, [True] * 3)[0].tolist() == [0.25] * 3
+    assert len(loops) == 1  # a client of a service stays usable from batch to batch
+
+
+def test_what_returns_an_awaitable_is_awaited_however_it_is_written():
+    async def awaited(data_source, solution_str, ground_truth, extra_info, scale=1.0):
+        return {"score": scale, "acc": True}
+
+    class Callable:
+        async def __call__(self, data_source, solution_str, ground_truth, extra_info):
+            return 0.5
+
+    assert judged(lambda d, s, g, e: awaited(d, s, g, e))[1] == {"acc": [1.0, 1.0]}
+    assert judged(functools.partial(awaited, scale=0.25))[0].tolist() == [0.25, 0.25]
+    assert judged(Callable())[0].tolist() == [0.5, 0.5]
+
+
+def test_of_many_awaited_one_failure_ends_the_others():
+    ended = []
+
+    async def f(data_source, solution_str, ground_truth, extra_info):
+        if solution_str == "b":
+            raise ConnectionError("gone")
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            ended.append(solution_str)
+            raise
+        return 0.0
+
+    with pytest.raises(RewardError, match=r"f raised ConnectionError: gone .* for response 1 'b'"):
+        judged(f, ("a", "b", "c"))
+    assert ended == ["a", "c"]
+
+
+@pytest.mark.parametrize("acc", [None, "right", float("nan"), torch.zeros(2)])
+def test_acc_must_be_a_number(acc):
+    with pytest.raises(RewardError, match="acc of response 0 is"):
+        judged(lambda d, s, g, e: {"score": 1.0, "acc": acc})
 
 
 def test_loading_a_reward_function(tmp_path):

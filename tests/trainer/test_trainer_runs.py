@@ -243,7 +243,8 @@ def test_ctrl_c_in_the_middle_of_a_step_or_validation(task, model, tmp_path, mom
     (tmp_path / "mine.py").write_text(
         "import pathlib, time\n"
         "def f(data_source, solution_str, ground_truth, extra_info):\n"
-        f"    if not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n"
+        "    made_up = solution_str in ('', f'\\\\boxed{{{ground_truth}}}')  # the probe's\n"
+        f"    if not made_up and not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n"
         f"        pathlib.Path({str(tmp_path / 'here')!r}).touch()\n"
         "        time.sleep(600)\n"
         "    return 0.5\n"
@@ -372,7 +373,7 @@ def test_check_loads_no_model(task, tmp_path, model):
 
 def test_a_reward_function_that_raises_ends_the_run_with_response_line_and_checkpoint(task, model, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "calls = []\ndef f(data_source, solution_str, ground_truth, extra_info):\n    calls.append(1)\n    return [0.5][len(calls) > 20]\n"
+        "calls = []\ndef f(data_source, solution_str, ground_truth, extra_info):\n    calls.append(1)\n    return [0.5][len(calls) > 86]  # 66 of them are the probe\n"
     )
     run = command(tmp_path / "run", model, task, *SAVING, f"reward.custom_reward_function.path={tmp_path / 'mine.py'}", "reward.custom_reward_function.name=f")
     output = run_here(run, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 DASH = "–"
@@ -12,8 +13,7 @@ DASH = "–"
 def plain(text: str) -> str:
     """Text that cannot break a Markdown table or become markup."""
     text = "".join(character if character.isprintable() else " " for character in text)
-    for sign in ("\\", "|", "<", "`", "*"):
-        text = text.replace(sign, "\\" + sign)
+    text = re.sub(r"[\\|`*]|<(?=[A-Za-z/!?])", lambda found: "\\" + found[0], text)
     return text.replace("](", "]\\(")
 
 

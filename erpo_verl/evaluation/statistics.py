@@ -45,7 +45,7 @@ class ProblemSamples:
     def __post_init__(self) -> None:
         if not self.n:
             raise ValueError(f"problem {self.id}: no samples")
-        for name in ("acc", "predictions", "finished", "scores"):
+        for name in ("predictions", "lengths", "finished", "scores"):
             values = getattr(self, name)
             if values is not None and len(values) != self.n:
                 raise ValueError(f"problem {self.id}: {len(values)} {name} for {self.n} samples")
@@ -53,7 +53,7 @@ class ProblemSamples:
     @property
     def n(self) -> int:
         """Number of samples."""
-        return len(self.lengths)
+        return len(self.lengths if self.acc is None else self.acc)
 
     @cached_property
     def right(self) -> np.ndarray:

@@ -19,6 +19,7 @@ import transformers
 from erpo_verl.reward import score
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from erpo_verl.tables import number
 from examples.arithmetic.task import STEP_END, Problem
 from examples.arithmetic.tokenizer import chat
 
@@ -96,9 +97,9 @@ def sample(
 
 
 def summarize(problems: Sequence[Problem], results: Sequence[Sequence[Sample]]) -> dict[str, Any]:
-    """Means over samples, over the problems as a whole and by level. Lengths in tokens, entropies in nats."""
+    """Means over samples, over the problems as a whole and by level; None over no samples. Lengths in tokens, entropies in nats."""
 
-    def figures(rows: Sequence[Sequence[Sample]]) -> dict[str, float]:
+    def figures(rows: Sequence[Sequence[Sample]]) -> dict[str, float | None]:
         samples = [s for row in rows for s in row]
         right = [s for s in samples if s.right]
         forks = [h for s in samples for h in s.fork_entropies]
@@ -111,9 +112,9 @@ def summarize(problems: Sequence[Problem], results: Sequence[Sequence[Sample]]) 
             "sometimes": sum(0 < n < len(row) for n, row in zip(solved, rows, strict=True)) / len(rows),
             "always": sum(n == len(row) for n, row in zip(solved, rows, strict=True)) / len(rows),
             "length": sum(s.length for s in samples) / len(samples),
-            "length_right": sum(s.length for s in right) / max(1, len(right)),
+            "length_right": sum(s.length for s in right) / len(right) if right else None,
             "entropy": sum(s.entropy * s.length for s in samples) / sum(s.length for s in samples),
-            "fork_entropy": sum(forks) / len(forks),
+            "fork_entropy": sum(forks) / len(forks) if forks else None,
         }
 
     by_level = defaultdict(list)
@@ -133,7 +134,7 @@ def table(summary: dict[str, Any]) -> str:
     for name, f in [*summary["levels"].items(), ("all", summary)]:
         lines.append(
             f"{name:<9}{f['problems']:>9}{f['accuracy']:>9.3f}{f['pass']:>8.3f}{f['never']:>8.3f}"
-            f"{f['sometimes']:>10.3f}{f['always']:>8.3f}{f['length']:>8.1f}{f['entropy']:>9.3f}{f['fork_entropy']:>9.3f}"
+            f"{f['sometimes']:>10.3f}{f['always']:>8.3f}{f['length']:>8.1f}{f['entropy']:>9.3f}{number(f['fork_entropy'], '.3f'):>9}"
         )
     return "\n".join(lines)
 

@@ -249,3 +249,6 @@ def test_summary_of_known_samples() -> None:
     assert summary["fork_entropy"] == 0.5
     assert summary["levels"]["3"]["accuracy"] == pytest.approx(2 / 6)
     assert evaluate.table(summary).splitlines()[-1].split()[:3] == ["all", "4", "0.500"]
+    none = evaluate.summarize(chosen[:1], [[evaluate.Sample(text="", right=False, length=3, entropy=0.5, fork_entropies=[])]])
+    assert none["length_right"] is None and none["fork_entropy"] is None  # of no samples there is no mean
+    assert evaluate.table(none).splitlines()[-1].split()[-1] == "–"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from erpo_verl.methods.batch import Packed
+from erpo_verl.methods.batch import Packed, TokenBatch
 from erpo_verl.methods.diagnostics import Diagnostics, Pooled, Tally
 
 
@@ -35,6 +35,16 @@ class Tokens:
             raise AttributeError(f"there is no quantity {name!r}; there are {', '.join(self.__dict__.get('quantities', ()))}") from None
 
 
+    def by_row(self, name: str, rows: int) -> list[list[float] | None] | None:
+        """A quantity row by row of ``rows`` rows, in the order of the tokens; None for a row without tokens, None altogether where it is off."""
+        values = self.quantities.get(name)
+        if values is None:
+            return None
+        order = self.row.argsort(stable=True)
+        counts = self.row.bincount(minlength=rows).tolist()
+        return [part.tolist() if len(part) else None for part in values[order].split(counts)]
+
+
 @dataclass(frozen=True)
 class Credit:
     """What a method makes of a batch."""
@@ -44,6 +54,32 @@ class Credit:
     tokens: Tokens | None = None  # if asked for; none of groups left out
     outcome: Tensor | None = None  # [B] one advantage a response, before it is spread over tokens
     state: Any = None  # what the method wants to be given at the next step
+
+
+def by_response(credit: Credit, batch: TokenBatch, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Per-token quantities of each of the B responses, for dumps: name -> a list over its valid tokens, or None; and ``outcome_advantage``.
+
+    Args:
+        credit: of the batch, computed with ``keep_tokens``.
+        names: of `declarations.COMMON` or of the method.
+
+    A group that was left out has advantages of 0 and none of the method's quantities.
+    """
+    mask = batch.response_mask.bool()
+    lengths = mask.sum(dim=1).tolist()
+    given = {
+        "advantage": credit.advantages, "entropy": batch.entropy, "old_log_prob": batch.old_log_probs, "ref_log_prob": batch.ref_log_prob,
+    }  # fmt: skip
+    columns: dict[str, list[Any]] = {}
+    for name in names:
+        if name in given:
+            tensor = given[name]
+            parts = None if tensor is None else [part.tolist() for part in tensor[mask.to(tensor.device)].split(lengths)]
+        else:
+            parts = None if credit.tokens is None else credit.tokens.by_row(name, len(lengths))
+        columns[name] = [None] * len(lengths) if parts is None else parts
+    outcome = [None] * len(lengths) if credit.outcome is None else credit.outcome.tolist()
+    return [{**{name: column[i] for name, column in columns.items()}, "outcome_advantage": outcome[i]} for i in range(len(lengths))]
 
 
 @dataclass

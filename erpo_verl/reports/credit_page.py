@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from erpo_verl import methods
+from erpo_verl.methods.declarations import COMMON
 from erpo_verl.reports.credit import WINDOWS, Figures, MethodCredit, Spec, correlations, credits, figures, read_all
 from erpo_verl.reports.document import data, document, template, text
-from erpo_verl.reports.inspection import group_head, response_tokens
+from erpo_verl.reports.inspection import group_head, modes_of, numbers_of, response_tokens
 from erpo_verl.reports.pieces import is_byte_level
 from erpo_verl.reports.selection import Selection, is_right
 
+_SHARED = ("advantage", "entropy", "z", "old_log_prob")  # beside these each method shows its own quantities
 _COLUMNS = (
     ("mean |A|", "mean size of a token's advantage; a larger one is a larger step"),
     ("|A| on pivots", "share of the advantages' size on tokens with z > 0"),
@@ -69,14 +70,16 @@ def page(name: str, selection: Selection, rows: Sequence[dict[str, Any]], found:
             kind = "right" if is_right(row) else "wrong"
             body.append(f'<h3 class="{kind}">{"✓ Right" if kind == "right" else "✗ Wrong"}, sample {row["sample"]}</h3><div class="sides methods">')
             for one in found:
-                shown.append({"token_ids": row["token_ids"], **_columns(row, one, number)})
+                own = {name: values[number] for name, values in one.quantities.items()}
+                shown.append(numbers_of({**row, **own, "advantage": one.advantages[number]}, [*_SHARED, *own]))
                 body.append(f'<div class="side"><p class="facts"><b>{text(one.spec.label)}</b></p>{response_tokens(row, selection.top_z.get(group.step), byte_level)}</div>')
             body.append("</div>")
         body.append("</section>")
-    modes = _modes(shown)
-    buttons = "".join(f'<button type="button" data-mode="{mode}" aria-pressed="false">{mode}</button>' for mode in modes)
+    declared = {item.name: item for one in found for item in methods.get(one.spec.name).tokens}
+    declared = {**{item.name: item for item in COMMON if item.name in _SHARED}, **declared}
+    modes = modes_of(shown, declared.values())
+    buttons = "".join(f'<button type="button" data-mode="{mode}" aria-pressed="false">{text(declared[mode].label)}</button>' for mode in modes)
     steps = ", ".join(map(str, sorted({row["step"] for row in rows})))
-    columns = list(dict.fromkeys(key for entry in shown for key in entry if key != "token_ids"))
     head = [
         f'<header class="top"><h1>What each method would have said</h1><p class="soft">{text(name)}, step {steps}: {len(rows)} responses</p></header>',
         f"<main><p>The same responses, without training: advantages that each method gives their tokens.</p>{_tables(found, numbers)}",
@@ -84,36 +87,13 @@ def page(name: str, selection: Selection, rows: Sequence[dict[str, Any]], found:
         '<div class="modes"><button type="button" id="marks" aria-pressed="true">mark pivots</button></div><div class="ramp" aria-hidden="true"></div>'
         '<p class="about"></p></div>',
     ]
-    script = {"responses": shown, "columns": [[c, c.replace("_", " ")] for c in columns], "modes": modes}
+    script = {"responses": shown, "columns": [[name, item.label] for name, item in declared.items()], "modes": modes}
     end = "</main>\n<footer>Made by erpo inspect --methods. One scale of colours for all methods; move over a token for its numbers.</footer>"
     html = document(
         f"Methods: {name}", [template("base.css"), template("inspect.css")],
         "\n".join([*head, *body, end, f'<script type="application/json" id="numbers">{data(script)}</script>']), [template("inspect.js")],
     )  # fmt: skip
     return html.replace("<body>", '<body class="pivots">', 1)
-
-
-def _columns(row: dict[str, Any], one: MethodCredit, number: int) -> dict[str, list[float | None]]:
-    """A response's numbers for one method, to six digits."""
-    values: dict[str, Any] = {"advantage": one.advantages[number]}
-    values |= {name: row[name] for name in ("entropy", "z", "old_log_prob") if row[name] is not None}
-    values |= {name: of_row[number] for name, of_row in one.quantities.items() if of_row[number] is not None}
-    return {name: [float(f"{v:.6g}") if v is not None and math.isfinite(v) else None for v in numbers] for name, numbers in values.items()}
-
-
-def _modes(shown: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What can be coloured, in one scale for all methods: up to the 99th percentile of the size of what is shown."""
-    about = {
-        "advantage": "Token advantage, in one scale for all methods: blue makes the token more likely, orange less.",
-        "entropy": "Entropy of the policy's distribution before the token, in nats.",
-    }
-    found = {}
-    for mode, meaning in about.items():
-        values = np.array([v for entry in shown for v in entry.get(mode, ()) if v is not None])
-        if len(values):
-            high = float(np.quantile(np.abs(values), 0.99)) or float(np.abs(values).max())
-            found[mode] = {"signed": mode == "advantage", "low": 0.0, "high": float(f"{high:.4g}") or 1.0, "about": meaning}
-    return found
 
 
 def _tables(found: Sequence[MethodCredit], numbers: Sequence[Figures]) -> str:

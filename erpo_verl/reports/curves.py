@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from erpo_verl.reports.endpoints import Comparison, pareto
-from erpo_verl.reports.metrics import PANELS, HeldOut, Panel, held_out_panels
+from erpo_verl.reports.metrics import PANELS, HeldOut, Panel, held_out_panels, method_panels
 from erpo_verl.reports.runs import Run, by_arm, held_out
 from erpo_verl.statistics import t_interval
 
@@ -36,7 +36,7 @@ class Line:
 
 def panels(runs: Sequence[Run]) -> list[tuple[Panel, list[Line]]]:
     """Every panel for which some run has numbers, with its lines."""
-    found = [(panel, lines(panel, runs)) for panel in [*held_out_panels(held_out(runs)), *PANELS]]
+    found = [(panel, lines(panel, runs)) for panel in [*held_out_panels(held_out(runs)), *PANELS, *method_panels()]]
     return [(panel, of) for panel, of in found if of]
 
 

@@ -9,29 +9,18 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from erpo_verl.methods.declarations import Quantity
 from erpo_verl.reports.document import data, document, template, text
 from erpo_verl.reports.pieces import is_byte_level, readable
 from erpo_verl.reports.selection import Group, Selection, is_right, parse_rows, select
 from erpo_verl.runs.files import write_whole
-from erpo_verl.runs.rollouts import NUMBERS, RolloutsError
-
-# column -> (button, whether it has a sign, meaning)
-MODES = {
-    "advantage": ("advantage", True, "Token advantage A^ERPO: blue makes the token more likely, orange less."),
-    "entropy": ("entropy", False, "Entropy of the policy's distribution before the token, in nats."),
-    "z": ("z", True, "Entropy in standard deviations from the mean of the prompt's responses; pivots have z > 0."),
-    "gate": ("gate", False, "Entropy-aware gate W, by which the outcome's advantage is multiplied."),
-    "progress_normalised": ("progress", True, "Progress since the reference policy, normalised within its bucket (standard deviations)."),
-}
-_TERMS = {
-    "entropy": "entropy (nats)", "z": "z", "gate": "gate W", "progress": "progress", "progress_normalised": "progress, normalised",
-    "bucket": "bucket", "advantage": "advantage", "old_log_prob": "log prob, old policy", "ref_log_prob": "log prob, reference",
-}  # fmt: skip
+from erpo_verl.runs.rollouts import RolloutsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +71,12 @@ def page(name: str, selection: Selection) -> str:
     """The page as HTML."""
     shown = [row for group in selection.groups for row in _sides(group)[0] + _sides(group)[1]]
     byte_level = is_byte_level(token for row in shown for token in row["tokens"])
-    numbers = {"responses": [_numbers(row) for row in shown], "columns": list(_TERMS.items()), "modes": _modes(shown)}
+    quantities = {quantity.name: quantity for quantity in selection.quantities}
+    terms = [(name, f"{item.label} ({item.unit})" if item.unit else item.label) for name, item in quantities.items()]
+    numbers = {"responses": [numbers_of(row, quantities) for row in shown], "columns": terms, "modes": modes_of(shown, quantities.values())}
     steps = sorted({group.step for group in selection.groups})
     buttons = "".join(
-        f'<button type="button" data-mode="{mode}" aria-pressed="false">{MODES[mode][0]}</button>' for mode in numbers["modes"]
+        f'<button type="button" data-mode="{mode}" aria-pressed="false">{text(quantities[mode].label)}</button>' for mode in numbers["modes"]
     ) + '<button type="button" data-mode="none" aria-pressed="false">plain</button>'
     pivots = ""
     if selection.top_z:
@@ -112,25 +103,25 @@ def _sides(group: Group) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return [row for row in group.rows if is_right(row)], [row for row in group.rows if not is_right(row)]
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+def numbers_of(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """A response's numbers for the script, to six digits; null where there is none."""
     found: dict[str, Any] = {"token_ids": row["token_ids"]}
-    for name in (*NUMBERS, "bucket"):
+    for name in names:
         if row[name] is not None:
             found[name] = [None if value is None or not math.isfinite(value) else float(f"{value:.6g}") for value in row[name]]
     return found
 
 
-def _modes(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def modes_of(rows: Sequence[Mapping[str, Any]], quantities: Iterable[Quantity]) -> dict[str, dict[str, Any]]:
     """What can be coloured, and the range of its colours: up to the 99th percentile of what is shown, so that one token
     does not pale all others."""
     found = {}
-    for name, (_, signed, about) in MODES.items():
-        values = np.array([v for row in rows if row[name] is not None for v in row[name] if v is not None and math.isfinite(v)])
-        if not len(values):
+    for item in quantities:
+        values = np.array([v for row in rows for v in row.get(item.name) or () if v is not None and math.isfinite(v)])
+        if not item.colour or not len(values):
             continue
-        high = float(np.quantile(np.abs(values) if signed else values, 0.99)) or float(np.abs(values).max())
-        found[name] = {"signed": signed, "low": 0.0, "high": float(f"{high:.4g}") or 1.0, "about": about}
+        high = float(np.quantile(np.abs(values) if item.signed else values, 0.99)) or float(np.abs(values).max())
+        found[item.name] = {"signed": item.signed, "low": 0.0, "high": float(f"{high:.4g}") or 1.0, "about": item.meaning}
     return found
 
 

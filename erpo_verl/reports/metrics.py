@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from erpo_verl.methods.declarations import Metric
 
 _HELD_OUT = re.compile(r"val-(core|aux)/(?P<source>.+)/(?P<kind>acc|reward)/mean@(?P<n>[0-9]+)")
 
@@ -64,7 +68,7 @@ def held_out_panels(sources: Iterable[HeldOut]) -> list[Panel]:
     panels = []
     for one in sources:
         times = "once" if one.n == 1 else f"{one.n} times"
-        key = re.sub(r"[^A-Za-z0-9]+", "-", one.source).strip("-").lower() or "source"
+        key = _slug(one.source) or "source"
         what, word = ("Share of right answers", "accuracy") if one.kind == "acc" else ("Mean reward of the answers", "reward")
         meaning = f"{what} to the held-out problems of {one.source}, each sampled {times} ({one.name})."
         for over_tokens in (False, True):
@@ -77,35 +81,38 @@ def held_out_panels(sources: Iterable[HeldOut]) -> list[Panel]:
     return panels
 
 
+def method_panels() -> list[Panel]:
+    """What methods declare charts for: of every method, then of each one; metrics with the same title share a panel."""
+    from erpo_verl import methods
+    from erpo_verl.methods.diagnostics import METRICS
+
+    charts: dict[tuple[str, str], list[Metric]] = {}
+    for owner, metrics in (("", METRICS), *((method.name, method.metrics) for method in methods.all_methods())):
+        for metric in metrics:
+            if metric.chart:
+                charts.setdefault((owner, metric.chart), []).append(metric)
+    return [
+        Panel(
+            _slug(f"{owner} {title}"), "Token-level credit", title, unit if (unit := metrics[0].unit.partition(",")[0]) in ("nats", "tokens") else "",
+            tuple(Curve(metric.name, metric.label) for metric in metrics), "; ".join(f"{metric.meaning[:1].upper()}{metric.meaning[1:]} ({metric.name})" for metric in metrics) + ".",
+        )
+        for (owner, title), metrics in charts.items()
+    ]  # fmt: skip
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
+
+
 PANELS: tuple[Panel, ...] = (
     Panel("reward", "Learning", "Training reward", "", (Curve("critic/score/mean"),),
           "Mean score of the responses that a step trained on (critic/score/mean)."),
-    Panel("mixed-groups", "Learning", "Groups that teach", "", (Curve("erpo/groups_mixed/mean"),),
-          "Share of prompts with right and wrong responses; the outcome term of the others is zero (erpo/groups_mixed/mean)."),
     Panel("length", "Length", "Response length", "tokens", (Curve("response_length/mean"),),
           "Mean length of the training responses (response_length/mean)."),
-    Panel("length-right-wrong", "Length", "Length, right and wrong", "tokens",
-          (Curve("erpo/length_right/mean", "right"), Curve("erpo/length_wrong/mean", "wrong")),
-          "Mean length of the training responses that are right and of those that are wrong; nothing where there are none of a kind "
-          "(erpo/length_right/mean, erpo/length_wrong/mean)."),
     Panel("cut-off", "Length", "Responses at the length limit", "", (Curve("response_length/clip_ratio"),),
           "Share of training responses that reached the length limit (response_length/clip_ratio)."),
     Panel("entropy", "Entropy and pivots", "Policy entropy", "nats", (Curve("actor/entropy"),),
           "Mean entropy of the policy's next-token distribution over the training responses (actor/entropy)."),
-    Panel("pivot-entropy", "Entropy and pivots", "Entropy of pivots and of other tokens", "nats",
-          (Curve("erpo/cdp_entropy/mean", "pivots"), Curve("erpo/non_cdp_entropy/mean", "others")),
-          "Mean entropy of critical decision pivots (tokens with z > 0: above their group's mean entropy) and of all other "
-          "tokens (erpo/cdp_entropy/mean, erpo/non_cdp_entropy/mean)."),
-    Panel("pivot-share", "Entropy and pivots", "Share of pivots", "",
-          (Curve("erpo/cdp_advantage_share/mean", "of advantage"), Curve("erpo/cdp_share/mean", "of tokens")),
-          "How much of the summed size of the token advantages lies on pivots, and how many of the tokens are pivots "
-          "(erpo/cdp_advantage_share/mean, erpo/cdp_share/mean)."),
-    Panel("top-pivot-entropy", "Entropy and pivots", "Entropy of top pivots", "nats", (Curve("erpo/top_cdp_entropy/mean"),),
-          "Mean entropy of the fifth of the tokens with the largest z (erpo/top_cdp_entropy/mean)."),
-    Panel("gate", "Entropy and pivots", "Gate", "", (Curve("erpo/gate/mean"),),
-          "Mean of the entropy-aware gate W over tokens (erpo/gate/mean)."),
-    Panel("sign-flips", "Entropy and pivots", "Advantages turned round", "", (Curve("erpo/sign_flip_share/mean"),),
-          "Share of tokens whose advantage has the opposite sign of their response's outcome advantage (erpo/sign_flip_share/mean)."),
     Panel("grad-norm", "Optimisation", "Gradient norm", "", (Curve("actor/grad_norm"),),
           "Norm of the gradient before clipping (actor/grad_norm)."),
     Panel("clip-fraction", "Optimisation", "Clip fraction", "", (Curve("actor/pg_clipfrac"),),

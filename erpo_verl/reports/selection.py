@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from erpo_verl.runs.rollouts import RolloutsError, read_head, read_rows
+from erpo_verl.methods.declarations import Quantity
+from erpo_verl.runs.rollouts import RolloutsError, read_head, read_quantities, read_rows
 
 MAX_TOKENS = 40_000
 """Tokens on a page; a browser scrolls this many smoothly."""
@@ -27,11 +28,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is shown, and in ``notes`` what is not. ``top_z[step]``: z above which a token is in the top fifth of that step."""
+    """What is shown, and in ``notes`` what is not. ``top_z[step]``: z above which a token is in the top fifth of that step;
+    ``quantities``: what the file holds of each token, as it declares them."""
 
     groups: list[Group]
     notes: list[str]
     top_z: dict[int, float]
+    quantities: list[Quantity]
 
 
 def is_right(row: dict[str, Any]) -> bool:
@@ -107,7 +110,7 @@ def select(
         notes.append(f"{asked - shown} of the responses asked for are left out: a page shows up to {MAX_TOKENS:,} tokens. Choose with the options rows or uid.")
     if rows is None and not uids and len(found) < len(members):
         notes.append(f"Shown are {len(found)} prompts with up to {each} right and {each} wrong responses each; the options groups, each, uid and rows choose others.")
-    return Selection(found, notes, _top_z(path, {group.step for group in found}))
+    return Selection(found, notes, _top_z(path, {group.step for group in found}), read_quantities(path))
 
 
 def _some(head: Sequence[dict[str, Any]], numbers: Sequence[int], each: int) -> list[int]:
@@ -121,6 +124,8 @@ def _top_z(path: Path, steps: set[int]) -> dict[int, float]:
     import pyarrow.compute as compute
     import pyarrow.parquet as parquet
 
+    if "z" not in parquet.read_schema(path).names:
+        return {}
     table = parquet.read_table(path, columns=["step", "z"])
     found = {}
     for step in sorted(steps):

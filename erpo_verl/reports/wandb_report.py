@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from erpo_verl.reports.metrics import PANELS, held_out_panels
+from erpo_verl.reports.metrics import PANELS, held_out_panels, method_panels
 from erpo_verl.reports.runs import held_out
 from erpo_verl.reports.words import Report, markdown
 
@@ -52,7 +52,7 @@ def build(report: Report, entity: str, project: str) -> wr.Report:
     runsets = [wr.Runset(name=arm, filters=expr.And(expr.Metric("Name").isin(_names(report, arm)))) for arm in report.arms]
     blocks: list[Any] = [wr.MarkdownBlock(text=markdown(report)), wr.TableOfContents()]
     sections: dict[str, list[Any]] = {}
-    for panel in [*held_out_panels(held_out(report.runs)), *PANELS]:
+    for panel in [*held_out_panels(held_out(report.runs)), *PANELS, *method_panels()]:
         names = [curve.name for curve in panel.curves if any(curve.name in run.series for run in report.runs)]
         # W&B has no axis of generated tokens in these runs; the page has.
         if names and not panel.over_tokens:

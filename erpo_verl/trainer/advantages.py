@@ -36,7 +36,13 @@ def advantages(batch: Batch, settings: DictConfig, step: int, keep_tokens: bool 
         ValueError: a log-prob, entropy or reward that is not finite (names tensor, row and token).
     """
     name = settings.algorithm.adv_estimator
-    given = TokenBatch(
+    return methods.get(name).credit(token_batch(batch, settings, step), settings.algorithm.get(name), keep_tokens=keep_tokens)
+
+
+def token_batch(batch: Batch, settings: DictConfig, step: int) -> TokenBatch:
+    """The batch as a method sees it. A reward's ``ungradeable`` marks responses that nobody could judge."""
+    marks = batch.reward_info.get("ungradeable")
+    return TokenBatch(
         token_level_rewards=batch.token_level_rewards,
         response_mask=batch.response_mask,
         index=batch.uid,
@@ -45,5 +51,5 @@ def advantages(batch: Batch, settings: DictConfig, step: int, keep_tokens: bool 
         ref_log_prob=batch.ref_log_prob,
         step=step,
         norm_adv_by_std_in_grpo=settings.algorithm.norm_adv_by_std_in_grpo,
+        left_out=None if marks is None else torch.tensor([bool(mark) for mark in marks]),
     )
-    return methods.get(name).credit(given, settings.algorithm.get(name), keep_tokens=keep_tokens)

@@ -6,44 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
-from erpo_verl.methods.contract import Tokens
+from erpo_verl import methods
+from erpo_verl.methods.credit import Credit, by_response
+from erpo_verl.methods.declarations import COMMON, Quantity
 from erpo_verl.reward import Reason
 from erpo_verl.runs.rollouts import write_rollouts
+from erpo_verl.trainer.advantages import token_batch
 from erpo_verl.trainer.batch import Batch
 
-# Column of the file -> field of Tokens. The other per-token columns come from the batch.
-_FROM_TOKENS = {
-    "entropy": "entropy", "z": "z", "gate": "gate", "progress": "progress",
-    "progress_normalised": "progress_normalised", "bucket": "bucket", "advantage": "advantages",
-}  # fmt: skip
 
-
-def write_step(folder: Path, step: int, batch: Batch, tokens: Tokens, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Write ``folder/step_<step>.parquet``: a training batch (all processes' rows) with its token advantages."""
+def write_step(folder: Path, step: int, batch: Batch, credit: Credit, settings: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write ``folder/step_<step>.parquet``: a training batch (all processes' rows), and what the method made of each token."""
     rows = _rows(batch, step, tokenizer)
-    bounds = batch.lengths.cumsum(0).tolist()
-    outcome = tokens.outcome.tolist()
-    columns = {name: getattr(tokens, field, None) for name, field in _FROM_TOKENS.items()}
-    columns = {name: None if column is None else column.tolist() for name, column in columns.items()}
-    for i, row in enumerate(rows):
-        start, end = bounds[i] - row["length"], bounds[i]
-        row["outcome_advantage"] = outcome[start]
-        row.update({name: None if column is None else column[start:end] for name, column in columns.items()})
-        for name, tensor in (("old_log_prob", batch.old_log_probs), ("ref_log_prob", batch.ref_log_prob)):
-            row[name] = None if tensor is None else tensor[i, : row["length"]].tolist()
-    return _write(folder / f"step_{step:06d}.parquet", rows)
+    quantities = (*COMMON, *methods.get(settings.algorithm.adv_estimator).tokens)
+    for row, numbers in zip(rows, by_response(credit, token_batch(batch, settings, step), [q.name for q in quantities]), strict=True):
+        row.update(numbers)
+    return _write(folder / f"step_{step:06d}.parquet", rows, quantities)
 
 
 def write_validation(file: Path, step: int, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write this process's validation responses, without token numbers."""
-    return _write(file, [row for batch in batches for row in _rows(batch, step, tokenizer)])
+    return _write(file, [row for batch in batches for row in _rows(batch, step, tokenizer)], COMMON)
 
 
-def _write(file: Path, rows: list[dict[str, Any]]) -> Path:
+def _write(file: Path, rows: list[dict[str, Any]], quantities: Sequence[Quantity]) -> Path:
     try:
-        return write_rollouts(file, rows)
+        return write_rollouts(file, rows, quantities)
     except OSError as error:  # pyarrow's do not name the file
         raise OSError(f"cannot write {file}: {error}") from error
 

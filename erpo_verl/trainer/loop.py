@@ -170,7 +170,7 @@ class Trainer:
         metrics["training/global_step"] = float(step)
         metrics["training/epoch"] = self.order.position / len(self.train_prompts)
         if self._dumps(step) and self.accelerator.is_main_process:
-            dump.write_step(Path(self.settings.trainer.rollout_data_dir).expanduser(), step, whole, result.tokens, self.tokenizer)
+            dump.write_step(Path(self.settings.trainer.rollout_data_dir).expanduser(), step, whole, result, self.settings, self.tokenizer)
         self._count_skipped(metrics, step)
         return metrics
 

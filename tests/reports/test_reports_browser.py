@@ -84,7 +84,7 @@ def test_colours_and_numbers_of_tokens(browser, tmp_path):
     told = browser.js("document.querySelector('.tip').innerText.split('\\n').filter((t) => t.trim())")
     pairs = dict(zip(told[1::2], told[2::2], strict=False))
     assert told[0] == "b" and pairs["token"] == "2 of 2, id 1"
-    assert (pairs["advantage"], pairs["gate W"], pairs["entropy (nats)"], pairs["pivot"]) == ("-2", "1", "0.5", "yes")
+    assert (pairs["advantage"], pairs["gate"], pairs["entropy (nats)"], pairs["pivot"]) == ("-2", "1", "0.5", "yes")
     marked = "getComputedStyle(document.querySelectorAll('span[data-i]')[1]).borderBottomStyle + getComputedStyle(document.querySelectorAll('span[data-i]')[1]).borderBottomColor"
     with_marks = browser.js(marked)
     browser.js("document.getElementById('marks').click()")

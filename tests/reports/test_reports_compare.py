@@ -510,10 +510,10 @@ def test_a_line_is_broken_where_a_training_metric_has_no_number(tmp_path):
     del lines[5]["data"]["erpo/cdp_entropy/mean"]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = dict((panel.key, lines) for panel, lines in panels([read_run(folder)]))
-    line = found["pivot-entropy"][0]
+    line = found["entropy-of-pivots-and-of-other-tokens"][0]
     assert line.steps == [1, 3, 4, 6] and [x for x, _ in line.drawn] == [1.0, 3.0, 3.0, 4.0, 6.0, 6.0]
     assert [math.isnan(y) for _, y in line.drawn] == [False, True, False, False, True, False]
-    assert not any(math.isnan(y) for _, y in [*found["accuracy-arithmetic-steps"][0].drawn, *found["pivot-entropy"][1].drawn])
+    assert not any(math.isnan(y) for _, y in [*found["accuracy-arithmetic-steps"][0].drawn, *found["entropy-of-pivots-and-of-other-tokens"][1].drawn])
 
 
 def test_charts_of_the_page_have_no_style_of_their_own_and_no_clash_of_names(tmp_path):

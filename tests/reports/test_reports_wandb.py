@@ -97,8 +97,8 @@ def test_report_holds_our_panels_and_run_sets(tmp_path):
     grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
     metrics = [metric for grid in grids for panel in grid["panelBankSectionConfig"]["panels"] for metric in panel["config"]["metrics"]]
     assert metrics == [
-        ACC, "critic/score/mean", "response_length/mean", "actor/entropy", "erpo/cdp_entropy/mean", "erpo/non_cdp_entropy/mean",
-        "erpo/cdp_advantage_share/mean",
+        ACC, "critic/score/mean", "response_length/mean", "actor/entropy", "erpo/cdp_advantage_share/mean", "erpo/cdp_entropy/mean",
+        "erpo/non_cdp_entropy/mean",
     ]  # fmt: skip
     for grid in grids:
         names = {one["name"]: one["filters"]["filters"][0]["value"] for one in grid["runSets"]}

@@ -7,13 +7,24 @@ import pyarrow.parquet as parquet
 import pytest
 from runs_rows import row
 
-from erpo_verl.runs.rollouts import RolloutsError, read_head, read_rows, schema, write_rollouts
+from erpo_verl.methods.declarations import COMMON, Quantity
+from erpo_verl.runs.rollouts import (
+    RolloutsError,
+    declared,
+    read_head,
+    read_quantities,
+    read_rows,
+    schema,
+    write_rollouts,
+)
 
 
 def test_round_trip(tmp_path):
     rows = [row("u", 0), row("u", 1, right=False, tokens=("x", "é", "\n"), entropy=None, bucket=None), row("v", 0, tokens=())]
     path = write_rollouts(tmp_path / "deep" / "r.parquet", rows)
-    assert parquet.read_schema(path).equals(schema())
+    quantities = declared(rows[0])
+    assert parquet.read_schema(path).equals(schema(quantities))
+    assert read_quantities(path) == quantities and [q.name for q in quantities if q.signed] == ["advantage", "z", "progress", "progress_normalised"]
     assert read_rows(path, [2, 0, 1]) == [rows[2], rows[0], rows[1]]
     head = read_head(path)
     assert [r["uid"] for r in head] == ["u", "u", "v"] and "tokens" not in head[0]
@@ -58,8 +69,8 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(RolloutsError, match="not a parquet file"):
         read_head(tmp_path / "text.parquet")
     table = parquet.read_table(write_rollouts(tmp_path / "r.parquet", [row()]))
-    parquet.write_table(table.drop_columns(["gate"]), tmp_path / "less.parquet")
-    with pytest.raises(RolloutsError, match="column 'gate' is missing"):
+    parquet.write_table(table.drop_columns(["tokens"]), tmp_path / "less.parquet")
+    with pytest.raises(RolloutsError, match="column 'tokens' is missing"):
         read_head(tmp_path / "less.parquet")
     other = table.set_column(table.schema.get_field_index("gate"), "gate", pa.array([["x", "y"]]))
     parquet.write_table(other, tmp_path / "other.parquet")
@@ -80,3 +91,18 @@ def test_lists_of_another_length_are_named(tmp_path):
     parquet.write_table(wrong, tmp_path / "wrong.parquet")
     with pytest.raises(RolloutsError, match=r"row 0: column 'z' has 1 entries for a response of 2 tokens"):
         read_rows(tmp_path / "wrong.parquet", [0])
+
+
+def test_a_quantity_of_a_method_that_is_not_installed_is_read_with_its_words(tmp_path):
+    own = Quantity("curiosity", "curiosity", "How much the method wondered.", "wonders", signed=True)
+    path = write_rollouts(tmp_path / "r.parquet", [{**row(), "curiosity": [0.5, -1.0]}], [*COMMON, *declared(["gate", "progress", "progress_normalised", "bucket"]), own])
+    assert read_quantities(path)[-1] == own and read_rows(path, [0])[0]["curiosity"] == [0.5, -1.0]
+
+
+def test_a_file_without_declarations_has_those_of_the_methods(tmp_path):
+    path = write_rollouts(tmp_path / "r.parquet", [row()])
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata(None), path)
+    assert {quantity.name for quantity in read_quantities(path)} >= {"entropy", "z", "gate", "bucket", "advantage"}
+    parquet.write_table(parquet.read_table(path).drop_columns(["z", "gate"]), path)
+    found = read_rows(path, [0])[0]
+    assert found["z"] is None and "gate" not in found

@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("erpo_verl.evaluation.evaluate", "sample a model on problem sets: avg@k, pass@k, maj@k, lengths, intervals"),
     "train": ("erpo_verl.trainer.run", "train with ERPO or GRPO by the Accelerate engine, on one machine"),
     "compare": ("erpo_verl.reports.compare", "page, figures and tables of several runs, and whether they may be compared"),
+    "pivots": ("erpo_verl.pivots.command", "replace tokens and let the model go on: do tokens of high entropy decide the outcome?"),
     "inspect": ("erpo_verl.reports.inspection", "responses token by token, coloured by entropy, gate, progress or advantage"),
 }
 

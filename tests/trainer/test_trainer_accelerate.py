@@ -169,5 +169,5 @@ def test_all_of_it_is_told_at_once_and_before_anything_is_loaded(tmp_path, monke
     for name, value in environment(written(tmp_path, mixed_precision="fp16", dynamo_config={"dynamo_backend": "INDUCTOR"})).items():
         monkeypatch.setenv(name, value)
     output = run_here(command(tmp_path / "run", tmp_path / "no model", tmp_path / "no data"), code=1)
-    assert "2 problem(s)" in output and "fp16" in output and "INDUCTOR" in output
+    assert "2 invalid settings" in output and "fp16" in output and "INDUCTOR" in output
     assert not (tmp_path / "run").exists()

@@ -122,7 +122,7 @@ def test_the_exported_model_is_a_plain_folder_with_a_card(whole):
     assert tokenizer.apply_chat_template([{"role": "user", "content": "1+2"}], tokenize=False)
     assert model.dtype == torch.float32
     card = (out / "model" / "README.md").read_text()
-    for part in ("4 steps with ERPO", "`algorithm.erpo`", '"gamma": 5.0', "val-core/arithmetic/acc/mean@2", "train.parquet", "torch 2"):
+    for part in ("trained for 4 steps", "the method `erpo`", "`algorithm.erpo`", '"gamma": 5.0', "val-core/arithmetic/acc/mean@2", "train.parquet", "torch 2"):
         assert part in card
     assert same_weights(out / "model", out / "global_step_4" / "huggingface")
 

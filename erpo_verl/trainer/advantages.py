@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -29,14 +31,22 @@ def token_level_rewards(batch: Batch, settings: DictConfig) -> tuple[Tensor, dic
     return rewards - weight * kl, {"actor/reward_kl_penalty": mean, "actor/reward_kl_penalty_coeff": weight}
 
 
-def advantages(batch: Batch, settings: DictConfig, step: int, keep_tokens: bool = False) -> Credit:
-    """Advantages of a whole batch (all processes' rows), by ``algorithm.adv_estimator``.
+def method_of(settings: DictConfig) -> methods.Method:
+    """The method that ``algorithm.adv_estimator`` names."""
+    return methods.get(settings.algorithm.adv_estimator)
+
+
+def advantages(batch: Batch, settings: DictConfig, step: int, state: Any = None, keep_tokens: bool = False) -> Credit:
+    """Credit of a whole batch (all processes' rows) by the method in use.
+
+    Args:
+        state: the method's memory, as the step before left it in ``Credit.state``.
 
     Raises:
         ValueError: a log-prob, entropy or reward that is not finite (names tensor, row and token).
     """
-    name = settings.algorithm.adv_estimator
-    return methods.get(name).credit(token_batch(batch, settings, step), settings.algorithm.get(name), keep_tokens=keep_tokens)
+    method = method_of(settings)
+    return method.credit(token_batch(batch, settings, step), settings.algorithm[method.name], state=state, keep_tokens=keep_tokens)
 
 
 def token_batch(batch: Batch, settings: DictConfig, step: int) -> TokenBatch:

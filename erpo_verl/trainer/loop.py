@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from erpo_verl.rollout import RolloutEngine
 from erpo_verl.runs.metrics import metrics_line
 from erpo_verl.trainer import checkpoint, dump, export
-from erpo_verl.trainer.advantages import advantages, token_level_rewards
+from erpo_verl.trainer.advantages import advantages, method_of, token_level_rewards
 from erpo_verl.trainer.batch import Batch
 from erpo_verl.trainer.correction import importance_weights
 from erpo_verl.trainer.data import Prompt, PromptOrder, changes, new_epoch
@@ -84,6 +84,7 @@ class Trainer:
         self.step = 0  # last finished step
         self.resumed_from: str | None = None  # the checkpoint
         self.skipped_steps = 0
+        self.credit_state: Any = None  # of a method with a memory
         self.tracker_ids: dict[str, str] = {}
         self.last_metrics: dict[str, float] = {}
         self.tracking: Tracking | None = None
@@ -155,9 +156,10 @@ class Trainer:
                 rewards, penalty_metrics = token_level_rewards(whole, self.settings)
                 whole = replace(whole, token_level_rewards=rewards)
                 try:
-                    result = advantages(whole, self.settings, step, keep_tokens=self._dumps(step))
+                    result = advantages(whole, self.settings, step, self.credit_state, keep_tokens=self._dumps(step))
                 except ValueError as error:
                     raise TrainingError(f"step {step}: {error}") from error
+                self.credit_state = result.state
                 whole = replace(whole, advantages=result.advantages)
                 mine = whole.rows(range(first, first + len(batch)))
             # 5: the update
@@ -266,6 +268,7 @@ class Trainer:
                 "position": self.order.position,
                 "scheduler": state["scheduler"],
                 "skipped_steps": self.skipped_steps,
+                "credit": {"method": self.settings.algorithm.adv_estimator, "state": self.credit_state},
                 "random": random_states,
                 "trackers": self.tracker_ids,
                 "data": dict(self.data_order),
@@ -309,6 +312,13 @@ class Trainer:
             self.policy.load_state({"model": parts["model"], "optimizer": parts["optimizer"], "scheduler": extra["scheduler"]})
         except (RuntimeError, KeyError, ValueError) as error:
             raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path={path}: {error}") from error
+        method, kept = method_of(self.settings), extra.get("credit", {"method": None, "state": None})
+        if method.first_state is not None and kept["method"] != method.name:
+            raise checkpoint.CheckpointError(
+                f"{folder} holds no memory of the method {method.name!r} (it is of {kept['method'] or 'an older version'}): go on with the "
+                "method that wrote it, or begin a new run from its weights"
+            )
+        self.credit_state = kept["state"] if kept["method"] == method.name else None
         self.resumed_from = str(folder)
         self.step, self.skipped_steps = extra["step"], extra["skipped_steps"]
         if not self.settings.trainer.val_only:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from erpo_verl.methods.contract import Credit, Method, TokenBatch
 
 GROUP = "erpo_verl.methods"
-BUILT_IN = ("erpo", "grpo")
+BUILT_IN = ("erpo", "grpo", "stare", "high_entropy", "maxrl")
 """Modules of this folder, named as the method that they hold as METHOD."""
 
 _SAID = "ERPO_VERL_METHODS_SAID"

@@ -1,4 +1,4 @@
-"""When an emphasis acts: a setting shared by the methods that have one.
+"""Emphasis on some tokens: when it acts (settings shared by the methods that have one), and how weights become advantages.
 
     strength = max(0, 1 - step / fade_steps) * clip((target - H) / target, 0, 1)
 
@@ -8,9 +8,15 @@ while the policy is too certain, are what kept entropy and raised accuracy elsew
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from erpo_verl.methods.batch import Packed
+from erpo_verl.methods.credit import Writer
+from erpo_verl.methods.grpo import outcome_advantage
 from erpo_verl.settings import Settings, setting
 
 
@@ -54,3 +60,35 @@ class StrengthSettings(Settings, prefix="strength."):
             H = batch.mean_entropy  # NaN without a token; then there is nothing to weight either
             strength *= min(1.0, max(0.0, (self.entropy_target - H) / self.entropy_target)) if H == H else 0.0
         return strength
+
+
+def largest(values: Sequence[Tensor], share: float) -> Tensor:
+    """The k-th largest of all ``values`` ([n] of each block), k = floor(share * their number): those not below it are the largest
+    ``share``, ties included. inf where k is 0."""
+    joined = torch.cat(list(values))
+    k = int(share * len(joined) + 1e-9)  # 0.7 * 10 is 6.999...
+    if k == 0:
+        return joined.new_full((), float("inf"))
+    return joined.kthvalue(len(joined) - k + 1).values
+
+
+def emphasise(
+    batch: Packed, out: Writer, chosen: Sequence[Tensor], *, weight: float, rest: float, strength: float, mean_one: bool
+) -> None:
+    """Writes w A_i, A_i GRPO's: w = 1 + strength (weight - 1) on chosen tokens, and with ``rest`` for ``weight`` on the others.
+
+    Args:
+        chosen: [n] bool of each block.
+        mean_one: divide w by its mean over the batch's valid tokens, so that the step size stays GRPO's.
+    """
+    out.outcome = outcome_advantage(batch)
+    A = out.outcome.to(batch.dtype)
+    high, low = (1 + strength * (w - 1) for w in (weight, rest))
+    if mean_one:
+        picked, tokens = sum(int(x.sum()) for x in chosen), sum(len(x) for x in chosen)
+        mean = low + (high - low) * picked / max(tokens, 1)
+        high, low = (w / mean if mean else 0.0 for w in (high, low))
+    high, low = A.new_tensor(high), A.new_tensor(low)
+    for number, block in enumerate(batch.blocks):
+        w = torch.where(chosen[number], high, low)
+        out.put(number, w * block.spread(A), weight=w, sums={"chosen": chosen[number].to(batch.dtype).sum()})

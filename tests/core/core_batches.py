@@ -47,13 +47,21 @@ class Batch:
         return torch.tensor(erpo(index=self.index, settings=options or {}, **lists, **kwargs), dtype=torch.float64)
 
 
-def nested(options):
-    """{"gate.gamma": 1.0} -> ErpoConfig."""
+def nest(options):
+    """{"gate.gamma": 1.0} -> {"gate": {"gamma": 1.0}}."""
     tree = {}
     for key, value in options.items():
-        section, name = key.split(".")
-        tree.setdefault(section, {})[name] = value
-    return ErpoConfig.from_mapping(tree)
+        *parents, name = key.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = value
+    return tree
+
+
+def nested(options):
+    """{"gate.gamma": 1.0} -> ErpoConfig."""
+    return ErpoConfig.from_mapping(nest(options))
 
 
 def random_batch(seed, rows, width, groups, rewards="binary", dtype=torch.float64, grid=None):

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from core_batches import examples
+from core_batches import examples, nest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,17 +12,6 @@ from erpo_verl import ErpoConfig, ErpoConfigError
 from erpo_verl.methods.erpo import GateConfig, ProgressConfig
 
 KEYS = [row.name for row in ErpoConfig.settings()]
-
-
-def nest(flat):
-    tree = {}
-    for key, value in flat.items():
-        node = tree
-        *parents, name = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
 
 
 def problems_of(settings):

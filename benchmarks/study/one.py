@@ -164,6 +164,8 @@ def _evaluate(protocol: Protocol, bed: Bed, data: Path, model: Path) -> dict[str
 
     from erpo_verl.evaluation import models
     from erpo_verl.evaluation.statistics import summarize
+    from erpo_verl.models.parts import read_model
+    from erpo_verl.prompts import Prompter
     from erpo_verl.rollout import SamplingParams
     from erpo_verl.trainer.build import load_judge
     from erpo_verl.trainer.data import read_table, tokenize
@@ -172,14 +174,14 @@ def _evaluate(protocol: Protocol, bed: Bed, data: Path, model: Path) -> dict[str
     from erpo_verl.trainer.validation import as_problems
 
     settings = compose([bed.config, *bed.overrides, f"actor_rollout_ref.model.path={model}"])
-    tokenizer = models.load_tokenizer(model)
-    engine = models.hf_engine(model, tokenizer, {"dtype": "float32", "device": "cpu", "batch": 512})
-    sampler = Sampler(engine, load_judge(settings), tokenizer, settings)
-    template = OmegaConf.to_container(settings.data.apply_chat_template_kwargs)
+    parts = read_model(str(model), training=False)
+    engine = models.hf_engine(parts, {"dtype": "float32", "device": "cpu", "batch": 512})
+    sampler = Sampler(engine, load_judge(settings), parts.tokenizer, settings)
+    prompter = Prompter(parts.tokenizer, OmegaConf.to_container(settings.data.apply_chat_template_kwargs))
     found: dict[str, Any] = {}
     for name, asked in protocol.evaluation.items():
         table = read_table([str(data / f"{asked['file']}.parquet")], limit=asked["problems"])
-        prompts, _ = tokenize(table, tokenizer, max_length=settings.data.max_prompt_length, template=template)
+        prompts, _ = tokenize(table, prompter, max_length=settings.data.max_prompt_length)
         params = SamplingParams(n=asked["k"], max_tokens=settings.data.max_response_length, temperature=asked["temperature"], seed=1)
         batch = sampler.sample(prompts, [str(i) for i in range(len(prompts))], params)
         problems = as_problems(batch, params.n)

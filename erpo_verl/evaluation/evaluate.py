@@ -16,14 +16,19 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erpo_verl.evaluation import comparison, models, report, sampling, store
 from erpo_verl.evaluation.problems import EvaluationError, Problem, leave_out_unreadable, read_problems
 from erpo_verl.evaluation.rewording import ORIGINAL, REWORDINGS
+from erpo_verl.models.errors import ModelError
+from erpo_verl.prompts import Prompter
 from erpo_verl.reward import POLICY_VERSION, RewardConfig, RewardSetupError, shared_judge
 from erpo_verl.rollout import RolloutEngine
 from erpo_verl.runs.versions import JUDGE, version, versions
+
+if TYPE_CHECKING:
+    from erpo_verl.models.parts import ModelParts
 
 BATCH = {"hf": 128, "vllm": 4096}  # responses generated together, unless said otherwise
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell gives it
@@ -31,7 +36,9 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as a shell gives it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``erpo evaluate``."""
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model folder in Hugging Face's form")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model folder in Hugging Face's form, or an adapter's (peft)")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="its tokenizer, where it is not in the model's folder")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
     parser.add_argument(
         "--data",
         type=Path,
@@ -117,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
                 _evaluate(args)
         if args.compare:
             _compare(args)
-    except (EvaluationError, RewardSetupError) as error:
+    except (EvaluationError, ModelError, RewardSetupError) as error:
         print(f"erpo evaluate: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -174,7 +181,8 @@ def _check(args: argparse.Namespace) -> None:
         and any(p.name != ".lock" for p in args.out.iterdir())
     ):
         raise EvaluationError(f"--out {args.out}: holds other things; choose a new folder")
-    models.check_folder(args.model)
+    if not args.model.is_dir():
+        raise EvaluationError(f"--model {args.model}: no such folder")
     wanted = ["transformers", "pyarrow", "tqdm", "math_verify", *(["vllm"] if args.engine == "vllm" else [])]
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
@@ -185,23 +193,33 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from erpo_verl.models.parts import read_model  # not before the arguments are checked: it imports transformers
+
     problems, repeated = read_problems(args.data, args.limit)
-    settings = _settings(args)
+    parts = read_model(
+        str(args.model),
+        tokenizer_path=None if args.tokenizer is None else str(args.tokenizer),
+        trust_remote_code=args.trust_remote_code,
+        names=models.NAMES,
+        training=False,
+    )
+    settings = _settings(args, parts)
     problems, unreadable, line = leave_out_unreadable(problems)
     if line:
         print(f"erpo evaluate: {line}", file=sys.stderr)
-    tokenizer = models.load_tokenizer(args.model)
-    plan = _plan(args, problems, tokenizer, settings)
+    plan = _plan(args, problems, parts, settings)
     if unreadable:
         plan.left_out.setdefault(ORIGINAL, {})["gold_unreadable"] = unreadable
+    for note in parts.notes:
+        print(f"erpo evaluate: {note}", file=sys.stderr)
     for warning in store.check_settings(args.out, settings):  # only now: what is refused above leaves no trace
         print(f"erpo evaluate: {warning}", file=sys.stderr)
     judge = shared_judge()
     sampling.collect(
         args.out,
         plan,
-        lambda: _engine(args, tokenizer, settings),
-        tokenizer,
+        lambda: _engine(args, parts, settings),
+        parts.decoder,
         judge,
         k=args.k,
         seed=args.seed,
@@ -218,34 +236,49 @@ def _evaluate(args: argparse.Namespace) -> None:
         print("\n".join(map(str, paths)))
 
 
-def _plan(args: argparse.Namespace, problems: list[Problem], tokenizer: Any, settings: dict[str, Any]) -> sampling.Plan:
-    return sampling.build_plan(
+def _plan(
+    args: argparse.Namespace, problems: list[Problem], parts: ModelParts, settings: dict[str, Any]
+) -> sampling.Plan:
+    """The plan; where the chat template prints the date, ``settings`` get the one of the prompts: the day when it was begun."""
+    from erpo_verl.models.parts import check_tokens
+
+    begun = store.read_settings(args.out) if (args.out / store.SETTINGS).is_file() else {}
+    prompter = Prompter(parts.tokenizer, args.template, begun.get("template_date"))
+    plan = sampling.build_plan(
         problems,
         sampling.conditions(args.temperature, args.rewordings),
-        tokenizer,
+        prompter,
         k=args.k,
         batch=settings["batch"],
         max_prompt_tokens=settings["max_prompt_tokens"],
-        template=args.template,
     )
+    check_tokens(parts, ((prompt.tokens, prompt.text) for prompt in plan.prompts.values()))
+    if prompter.dated:
+        settings["template_date"] = prompter.date
+        parts.notes.append(f"the chat template prints the date: {prompter.date} in all prompts, also when this goes on")
+    return plan
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, parts: ModelParts) -> dict[str, Any]:
     """All that decides the samples; recorded in ``settings.json``."""
+    from erpo_verl.models.parts import too_long
+
     device = models.choose_device(args.device)
     longest = args.max_prompt_tokens
-    context = models.context_length(args.model)
     if longest is None:
-        longest = context - args.max_tokens
-    if longest < 1 or longest + args.max_tokens > context:
-        raise EvaluationError(
-            f"--max-tokens {args.max_tokens}"
-            + (f" and --max-prompt-tokens {longest}" if args.max_prompt_tokens else "")
-            + f": the model's context is {context} tokens; choose fewer"
-        )
+        if parts.context is None:
+            raise EvaluationError(f"{parts.told}: its config.json does not say how long its context is; give --max-prompt-tokens")
+        longest = parts.context - args.max_tokens
+        if longest < 1:
+            raise EvaluationError(f"--max-tokens {args.max_tokens}: the model's context is {parts.context} tokens; choose fewer")
+    problem = too_long(
+        parts.context, longest, f"--max-prompt-tokens {longest}", args.max_tokens, f"--max-tokens {args.max_tokens}"
+    )
+    if problem:
+        raise EvaluationError(problem)
     return {
         "model": str(args.model),
-        "model_fingerprint": models.fingerprint(args.model),
+        "model_fingerprint": models.fingerprint(parts),
         "data": [str(path) for path in args.data],
         "data_sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in args.data],
         "limit": args.limit,
@@ -268,9 +301,9 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _engine(args: argparse.Namespace, tokenizer: Any, settings: dict[str, Any]) -> RolloutEngine:
+def _engine(args: argparse.Namespace, parts: ModelParts, settings: dict[str, Any]) -> RolloutEngine:
     make: Callable[..., RolloutEngine] = models.vllm_engine if args.engine == "vllm" else models.hf_engine
-    return make(args.model, tokenizer, settings)
+    return make(parts, settings)
 
 
 def _compare(args: argparse.Namespace) -> None:

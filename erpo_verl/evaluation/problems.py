@@ -15,6 +15,7 @@ from typing import Any
 
 from erpo_verl import golds
 from erpo_verl.evaluation.rewording import ORIGINAL, reword
+from erpo_verl.prompts import Prompter, PromptError, chat_messages
 from erpo_verl.reward import gold_answers
 from erpo_verl.rows import RewardRow, RowError, read_file, reward_rows
 
@@ -29,7 +30,7 @@ class Problem:
 
     id: str  # extra_info.id, or SOURCE/hash of prompt and gold
     source: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     gold: Any  # reward_model.ground_truth, as the judge takes it
     level: str | None  # extra_info.level, or the column level
     extra_info: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +71,7 @@ def read_problems(files: Sequence[Path], limit: int | None = None) -> tuple[list
             raise EvaluationError(f"--data {error}") from None
         for number, (row, reward) in enumerate(zip(rows, rewards, strict=True)):
             where = f"{file}, row {number}"
-            problem = _problem(row["prompt"], reward, where, (str(file), number))
+            problem = _problem(row, reward, (str(file), number))
             known = found.setdefault(problem.id, (problem, where))
             if known[1] == where:
                 continue
@@ -82,15 +83,14 @@ def read_problems(files: Sequence[Path], limit: int | None = None) -> tuple[list
     return [problem for problem, _ in found.values()], repeated
 
 
-def _problem(messages: Any, reward: RewardRow, where: str, place: tuple[str, int]) -> Problem:
-    if not isinstance(messages, list) or not messages:
-        raise EvaluationError(f"{where}: prompt must be a list of chat messages")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
-            raise EvaluationError(f"{where}: prompt must hold messages with role and content")
+def _problem(row: Mapping[str, Any], reward: RewardRow, place: tuple[str, int]) -> Problem:
+    where = f"{place[0]}, row {place[1]}"
+    try:
+        messages = chat_messages(row)
+    except PromptError as error:
+        raise EvaluationError(f"{where}: {error}") from None
     if not any(text.strip() for text in gold_answers(reward.gold)):
         raise EvaluationError(f"{where}: reward_model.ground_truth is empty; `erpo prepare` drops such rows")
-    messages = [{"role": str(m["role"]), "content": m["content"]} for m in messages]
     digest = hashlib.sha256(json.dumps([messages, gold_answers(reward.gold)], sort_keys=True).encode()).hexdigest()[:12]
     return Problem(
         id=reward.id or f"{reward.data_source}/{digest}",
@@ -127,20 +127,18 @@ def leave_out_unreadable(problems: Sequence[Problem], settings: Mapping[str, Any
 
 def build_prompts(
     problems: Sequence[Problem],
-    tokenizer: Any,
+    prompter: Prompter,
     rewording: str,
     max_tokens: int,
-    template: Mapping[str, Any] | None = None,
 ) -> tuple[list[Prompt], dict[str, list[str]]]:
     """The prompts under one wording, the shortest first, and the ids that are left out, by reason.
 
     Args:
-        tokenizer: a Hugging Face tokenizer with a chat template.
+        prompter: applies the chat template.
         max_tokens: longest prompt.
-        template: further arguments of the chat template.
 
     Raises:
-        EvaluationError: the chat template refuses the messages (named), other than for a rewording.
+        EvaluationError: a row cannot become a prompt (named), other than for a rewording.
     """
     prompts, left_out = [], {"too_long": [], "rewording_does_not_apply": []}
     for problem in problems:
@@ -149,18 +147,15 @@ def build_prompts(
             left_out["rewording_does_not_apply"].append(problem.id)
             continue
         try:
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **(template or {})
-            )
-        except Exception as error:  # jinja's errors, which a template may raise itself (Gemma: no system role)
+            text, tokens = prompter(messages)
+        except PromptError as error:  # of the template (Gemma: no system role) or of the row
             if rewording != ORIGINAL:
                 left_out["rewording_does_not_apply"].append(problem.id)
                 continue
-            raise EvaluationError(f"problem {problem.id}: the chat template refuses its messages: {error}") from None
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            raise EvaluationError(f"{problem.place[0]}, row {problem.place[1]}: {error}") from None
         if len(tokens) > max_tokens:
             left_out["too_long"].append(problem.id)
             continue
-        prompts.append(Prompt(problem, text, list(tokens)))
+        prompts.append(Prompt(problem, text, tokens))
     prompts.sort(key=lambda prompt: len(prompt.tokens))  # like lengths together: little padding
     return prompts, left_out

@@ -56,7 +56,7 @@ def parts(messages: Sequence[Mapping[str, str]], extra_info: Mapping[str, Any]) 
     else the whole message, with an empty instruction.
     """
     roles = [message["role"] for message in messages]
-    content = messages[-1]["content"].strip()
+    content = (messages[-1].get("content") or "").strip()
     if roles == ["system", "user"] and messages[0]["content"].strip() in INSTRUCTIONS:
         return content, messages[0]["content"].strip()
     if roles != ["user"]:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erpo_verl.evaluation import store
 from erpo_verl.evaluation.problems import EvaluationError, Problem, Prompt, build_prompts
 from erpo_verl.evaluation.rewording import ORIGINAL
+from erpo_verl.prompts import Prompter
 from erpo_verl.reward import MathJudge
 from erpo_verl.rollout import RolloutEngine, SamplingParams
+
+if TYPE_CHECKING:
+    from erpo_verl.models.tokenizer import Decoder
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,11 @@ def conditions(temperatures: Sequence[float], rewordings: Sequence[str]) -> list
 def build_plan(
     problems: Sequence[Problem],
     asked: Sequence[Condition],
-    tokenizer: Any,
+    prompter: Prompter,
     *,
     k: int,
     batch: int,
     max_prompt_tokens: int,
-    template: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan for some problems.
 
@@ -87,7 +91,7 @@ def build_plan(
     for condition in asked:
         name = condition.rewording
         if name not in built:
-            built[name], left_out[name] = build_prompts(problems, tokenizer, name, max_prompt_tokens, template)
+            built[name], left_out[name] = build_prompts(problems, prompter, name, max_prompt_tokens)
             known |= {(name, prompt.problem.id): prompt for prompt in built[name]}
         prompts = built[name]
         size = max(1, batch // samples_at(condition, k))
@@ -108,7 +112,7 @@ def collect(
     folder: Path,
     plan: Plan,
     make_engine: Callable[[], RolloutEngine],
-    tokenizer: Any,
+    decode: Decoder,
     judge: MathJudge,
     *,
     k: int,
@@ -118,7 +122,10 @@ def collect(
     top_k: int = -1,
     quiet: bool = False,
 ) -> None:
-    """Sample what of the plan is not yet in ``folder``. The engine is made only where something is missing."""
+    """Sample what of the plan is not yet in ``folder``. The engine is made only where something is missing.
+
+    What makes the first batch of responses unreadable for any judge is said on stderr.
+    """
     from tqdm import tqdm
 
     done = store.resume(folder, [chunk.keys for chunk in plan.chunks])
@@ -126,6 +133,8 @@ def collect(
         return
     sizes = [len(chunk.prompts) * samples_at(chunk.condition, k) for chunk in plan.chunks]
     engine = make_engine()
+    if getattr(engine, "note", None):
+        print(f"erpo evaluate: {engine.note}", file=sys.stderr)
     bar = tqdm(total=sum(sizes), initial=sum(sizes[:done]), unit="response", disable=quiet or None, smoothing=0.1)
     try:
         with bar:
@@ -146,7 +155,8 @@ def collect(
                     do_sample=temperature > 0,
                     seed=chunk.seed(seed),
                 )
-                store.append(folder, _lines(chunk, params, engine, tokenizer, judge, progress))
+                first = chunk is plan.chunks[done]
+                store.append(folder, _lines(chunk, params, engine, decode, judge, progress, doubt=first))
                 bar.update(base + size - bar.n)
     finally:
         engine.close()
@@ -156,13 +166,18 @@ def _lines(
     chunk: Chunk,
     params: SamplingParams,
     engine: RolloutEngine,
-    tokenizer: Any,
+    decode: Decoder,
     judge: MathJudge,
     progress: Callable[[int], None],
+    doubt: bool = False,
 ) -> list[dict[str, Any]]:
     """One line a problem, with its n samples."""
     answered = engine.generate([prompt.tokens for prompt in chunk.prompts], params, progress)
-    texts = [[tokenizer.decode(r.tokens, skip_special_tokens=True) for r in responses] for responses in answered]
+    texts = [decode([r.tokens for r in responses]) for responses in answered]
+    if doubt and (
+        word := decode.doubt([r.tokens for row in answered for r in row], [text for row in texts for text in row])
+    ):
+        print(f"erpo evaluate: {word}", file=sys.stderr)
     pairs = [(text, prompt.problem.gold) for prompt, row in zip(chunk.prompts, texts, strict=True) for text in row]
     verdicts = iter(judge.score_many(pairs))
     lines = []

@@ -21,7 +21,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from erpo_verl.recipes import architectures, memory
+from erpo_verl.models.parts import ModelParts
+from erpo_verl.recipes import architectures, inputs, memory
 from erpo_verl.settings import SettingsError, nearest
 
 COLUMNS = ("data_source", "prompt", "reward_model")
@@ -96,8 +97,12 @@ def check(config: DictConfig, gpu_memory_gb: float | None = None) -> tuple[list[
     """
     problems, notes = _erpo_problems(config), []
     problems += _verl_problems(config)
-    model, model_problems, model_notes = _model(config)
-    problems += model_problems + _file_problems(config) + _batch_problems(config) + _length_problems(config, model)
+    model, parts, model_problems, model_notes = _model(config)
+    file_problems, rows = _file_problems(config)
+    if parts is not None:
+        row_problems, row_notes = inputs.check_rows(config, parts, rows)
+        file_problems, model_notes = file_problems + row_problems, model_notes + row_notes
+    problems += model_problems + file_problems + _batch_problems(config) + _length_problems(config, model)
     notes += model_notes
     unknown = _why_no_estimate(config) if model is not None and gpu_memory_gb is not None else None
     if unknown:
@@ -170,37 +175,30 @@ def _has_vllm() -> bool:
     return True
 
 
-def _model(config: DictConfig) -> tuple[architectures.Architecture | None, list[str], list[str]]:
+def _model(config: DictConfig) -> tuple[architectures.Architecture | None, ModelParts | None, list[str], list[str]]:
     key = "actor_rollout_ref.model.path"
     path = _get(config, key)
-    try:
-        model = architectures.find(path)
-    except ValueError as error:
-        return None, [f"{key}={path}: {error}"], []
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        files = {file.name for file in folder.iterdir()}
-        missing = [] if any(n.endswith((".safetensors", ".bin")) for n in files) else ["weights (*.safetensors)"]
-        missing += [] if files & {"tokenizer.json", "tokenizer.model", "vocab.json"} else ["tokenizer"]
-        return model, [f"{key}={path}: the folder has no {' and no '.join(missing)}"] if missing else [], []
+    if Path(path).expanduser().is_dir():
+        parts, problems, notes = inputs.check_model(config)
+        try:
+            return None if parts is None else architectures.find(path), parts, problems, notes
+        except ValueError as error:  # of a family whose sizes are not known
+            return None, parts, problems, [*notes, f"lengths and memory are not checked: {error}"]
     if path.startswith(("/", "./", "../", "~")):
-        return None, [f"{key}={path}: there is no such folder"], []
-    if model is None:
-        return (
-            None,
-            [],
-            [f"{path} is not among the models whose sizes are known here: lengths and memory are not checked"],
-        )
-    return model, [], []
+        return None, None, [f"{key}={path}: there is no such folder"], []
+    model = architectures.find(path)
+    unknown = f"{path} is not among the models whose sizes are known here: lengths and memory are not checked"
+    return model, None, [], [unknown] if model is None else []
 
 
-def _file_problems(config: DictConfig) -> list[str]:
-    problems, rows = [], {}
+def _file_problems(config: DictConfig) -> tuple[list[str], dict[str, list[Path]]]:
+    """(problems, the parquet files whose rows can be looked at, by key)."""
+    problems, rows, readable = [], {}, {}
     for key in ("data.train_files", "data.val_files"):
-        rows[key] = 0
+        rows[key], readable[key] = 0, []
         for file in _listed(_get(config, key)):
             if "://" in file:
-                return problems  # verl will fetch it
+                return problems, readable  # verl will fetch it
             path = Path(file).expanduser()
             if not path.is_file():
                 problems.append(f"{key}: {file} is missing; make it with `erpo prepare`, or name your own")
@@ -211,12 +209,14 @@ def _file_problems(config: DictConfig) -> list[str]:
                     problems.append(f"{key}: {file} cannot be read: {found}")
                 elif lacking := [column for column in COLUMNS if column not in found]:
                     problems.append(f"{key}: {file} has no column {', '.join(lacking)}; it has {', '.join(found)}")
+                else:
+                    readable[key].append(path)
     batch = _get(config, "data.train_batch_size")
     if not problems and 0 < rows["data.train_files"] < batch:
         problems.append(
             f"data.train_batch_size={batch}: more than the {rows['data.train_files']} problems of data.train_files"
         )
-    return problems
+    return problems, readable
 
 
 def _parquet(path: Path) -> tuple[list[str] | str, int]:

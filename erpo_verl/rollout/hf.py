@@ -5,8 +5,11 @@
 1. A prompt is run once; its keys and values are then repeated for its ``n`` responses.
 2. Rows that have ended leave the batch, so that a batch costs its tokens, not its rows times its longest response.
 3. Prompts of like lengths share a batch: little padding, and none at all where lengths are equal.
-4. The keys' and values' memory grows in blocks; transformers' DynamicCache copies all of it with each token.
+4. The keys' and values' memory grows in blocks; transformers' DynamicCache copies all of it with each token (``rollout.caches``).
 5. Only the sampled token's log-prob and the entropy are kept of each step's logits.
+
+A model that does not allow 1 to 3 (a cache class of its own, states in its modules) is sampled by ``model.generate`` after all, with
+the same random numbers; the engine's ``note`` says so.
 
 Randomness: row by row, a Philox stream whose key is (seed, prompt's position, sample's number) gives one uniform number a token,
 and the token is where the cumulative distribution passes it. What a row draws does not depend on the other rows, on ``max_batch`` or
@@ -15,46 +18,22 @@ on the device. (Logits still differ in the last bits with the shape of a batch, 
 
 from __future__ import annotations
 
-import contextlib
-import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from erpo_verl.models.errors import ModelError
+from erpo_verl.rollout.caches import EQUAL, GENERATE, ROWS, evaluating, forward, new_cache, select_rows, way_of
+from erpo_verl.rollout.generate import check_generate, generate_rows
 from erpo_verl.rollout.types import Response, SamplingParams
 from erpo_verl.rollout.weights import plain_weights
 
 CHECK_EVERY = 8  # tokens between two looks at which rows have ended, off the CPU (each look waits for the device)
-GROW = 64  # columns by which a cache's memory grows at least
 BLOCK = 512  # tokens of a block in which the cumulative distribution is first looked up
-
-
-class GrowingLayer(DynamicLayer):
-    """A layer's keys and values [B, H, S, D] in memory that has room for more columns than are in use."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states) if _LAZY_TAKES_VALUES else self.lazy_initialization(key_states)
-            self.keys, self.values = key_states, value_states
-            self._room = None
-            return self.keys, self.values
-        used, new = self.keys.shape[-2], key_states.shape[-2]
-        if self._room is None or self._room[0].shape[0] != self.keys.shape[0] or used + new > self._room[0].shape[-2]:
-            columns = used + new + max(GROW, used // 4)
-            self._room = tuple(t.new_empty(*t.shape[:2], columns, t.shape[-1]) for t in (self.keys, self.values))
-            self._room[0][:, :, :used] = self.keys
-            self._room[1][:, :, :used] = self.values
-        self._room[0][:, :, used : used + new] = key_states
-        self._room[1][:, :, used : used + new] = value_states
-        self.keys, self.values = (t[:, :, : used + new] for t in self._room)
-        return self.keys, self.values
-
-
-_LAZY_TAKES_VALUES = len(inspect.signature(DynamicLayer.lazy_initialization).parameters) > 2
 
 
 def uniforms(seed: int, prompt: int, sample: int, count: int) -> np.ndarray:
@@ -127,6 +106,7 @@ class HFRollout:
 
     Raises:
         ValueError: no end token or ``max_batch`` < 1.
+        ModelError: transformers can sample from this model in no way.
     """
 
     def __init__(
@@ -144,6 +124,29 @@ class HFRollout:
             raise ValueError(f"max_batch = {max_batch}: must be >= 1")
         self.model: nn.Module | None = model
         self.eos_token_ids, self.pad_token_id, self.max_batch, self.autocast = tuple(eos_token_ids), pad_token_id, max_batch, autocast
+        self.way = way_of(model, pad_token_id=pad_token_id, autocast=autocast)
+        if self.way == GENERATE:
+            try:
+                check_generate(model, **self._generation)
+            except ValueError as error:
+                raise ModelError(f"no responses can be sampled from a {self._kind} with transformers: {error}; take vllm to sample") from error
+
+    @property
+    def _kind(self) -> str:
+        return getattr(getattr(self.model, "config", None), "model_type", type(self.model).__name__)
+
+    @property
+    def _generation(self) -> dict[str, Any]:
+        return {"choose": choose, "eos_token_ids": self.eos_token_ids, "pad_token_id": self.pad_token_id, "autocast": self.autocast}
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of how this model is sampled, or None."""
+        return {
+            ROWS: None,
+            EQUAL: f"rollout: the states of a {self._kind} see padding, so that only prompts of one length share a batch; this is slower",
+            GENERATE: f"rollout: a {self._kind} keeps its states in a way of its own, and transformers' generate() samples from it; this is slower",
+        }[self.way]
 
     def sync(self, model: nn.Module) -> None:
         """Copy the weights of ``model``; nothing to do where it is the model that is sampled from.
@@ -184,8 +187,8 @@ class HFRollout:
                 raise ValueError(f"prompt {i} (of {len(prompts)}) is empty or has a token outside 0 .. {vocabulary - 1}")
         found: list[list[Response | None]] = [[None] * params.n for _ in prompts]
         done = 0
-        with _evaluating(model), torch.no_grad():
-            for rows in batches([len(prompt) for prompt in prompts], params.n, self.max_batch):
+        with evaluating(model), torch.no_grad():
+            for rows in batches([len(prompt) for prompt in prompts], params.n, self.max_batch, equal=self.way != ROWS):
                 for (prompt, sample), response in zip(rows, self._batch(prompts, rows, params), strict=True):
                     found[prompt][sample] = response
                 done += len(rows)
@@ -198,22 +201,26 @@ class HFRollout:
         model = self.model
         device = model.get_input_embeddings().weight.device
         T, ends = params.max_tokens, torch.tensor(self.eos_token_ids, device=device)
+        noise = None
+        if params.do_sample:
+            noise = torch.from_numpy(np.stack([uniforms(params.seed, i, sample, T) for i, sample in rows])).to(device)
+        if self.way == GENERATE:
+            tokens, log_probs, entropies = generate_rows(model, [prompts[i] for i, _ in rows], params, noise, **self._generation)
+            ended = torch.isin(tokens, ends)
+            count = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, T)
+            return self._responses(tokens, log_probs, entropies, count)
         distinct = list(dict.fromkeys(prompt for prompt, _ in rows))
         width = max(len(prompts[i]) for i in distinct)
         ids = torch.tensor([[self.pad_token_id] * (width - len(prompts[i])) + list(prompts[i]) for i in distinct], device=device)
         lengths = torch.tensor([len(prompts[i]) for i in distinct], device=device)
         mask = (torch.arange(width, device=device) >= (width - lengths)[:, None]).long()
         padded = bool((lengths < width).any())
-        noise = None
-        if params.do_sample:
-            noise = torch.from_numpy(np.stack([uniforms(params.seed, i, sample, T) for i, sample in rows])).to(device)
-
-        cache = _growing_cache(model)
-        logits = self._forward(ids, mask if padded else None, (mask.cumsum(dim=1) - 1).clamp_(min=0), cache)
+        cache = new_cache(model)
+        logits = forward(model, ids, mask if padded else None, (mask.cumsum(dim=1) - 1).clamp_(min=0), cache, self.autocast)
         counts = torch.tensor([sum(1 for prompt, _ in rows if prompt == i) for i in distinct], device=device)
         repeat = torch.repeat_interleave(torch.arange(len(distinct), device=device), counts)
         if len(rows) > len(distinct):
-            cache.batch_select_indices(repeat)
+            select_rows(cache, repeat)
         logits, lengths = logits[repeat], lengths[repeat]
         mask = torch.cat((mask[repeat], mask.new_ones(len(rows), T)), dim=1) if padded else None
 
@@ -240,50 +247,31 @@ class HFRollout:
                     break
                 if left <= 0.9 * len(row):
                     keep = (~ended).nonzero()[:, 0]
-                    cache.batch_select_indices(keep)
+                    select_rows(cache, keep)
                     token, row, ended, lengths = token[keep], row[keep], ended[keep], lengths[keep]
                     mask = None if mask is None else mask[keep]
-            logits = self._forward(
-                token[:, None], None if mask is None else mask[:, : width + t + 1], (lengths + t)[:, None], cache
-            )
+            seen = None if mask is None else mask[:, : width + t + 1]
+            logits = forward(model, token[:, None], seen, (lengths + t)[:, None], cache, self.autocast)
+        return self._responses(tokens, log_probs, entropies, count)
+
+    def _responses(self, tokens: Tensor, log_probs: Tensor, entropies: Tensor | None, count: Tensor) -> list[Response]:
+        """[B, T] tokens, log-probs and perhaps entropies, of which the first ``count`` [B] of a row are its response."""
         counts, tokens, log_probs = count.tolist(), tokens.tolist(), log_probs.tolist()
-        entropies = [None] * len(rows) if entropies is None else [H[:c] for H, c in zip(entropies.tolist(), counts, strict=True)]
+        entropies = [None] * len(counts) if entropies is None else [H[:c] for H, c in zip(entropies.tolist(), counts, strict=True)]
         return [
             Response(t[:c], p[:c], t[c - 1] in self.eos_token_ids, H)
             for t, p, c, H in zip(tokens, log_probs, counts, entropies, strict=True)
         ]
 
-    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits [B, V] after the last column of ``ids``."""
-        with torch.autocast(ids.device.type, self.autocast) if self.autocast else contextlib.nullcontext():
-            output = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-        return output.logits[:, -1]
 
+def batches(lengths: Sequence[int], n: int, max_batch: int, *, equal: bool = False) -> Iterator[list[tuple[int, int]]]:
+    """(prompt, sample) pairs of each batch: the longest prompts first, a prompt's samples side by side, ``max_batch`` at most.
 
-def batches(lengths: Sequence[int], n: int, max_batch: int) -> Iterator[list[tuple[int, int]]]:
-    """(prompt, sample) pairs of each batch: the longest prompts first, a prompt's samples side by side, ``max_batch`` at most."""
+    Args:
+        equal: prompts of one length in each batch.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    pairs = [(i, sample) for i in order for sample in range(n)]
-    for start in range(0, len(pairs), max_batch):
-        yield pairs[start : start + max_batch]
-
-
-def _growing_cache(model: nn.Module) -> DynamicCache:
-    """An empty cache as the model wants it (sliding windows ...), whose ordinary layers grow in place."""
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout and, as a consequence, no gradient checkpointing, which would switch the cache off."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    for _, some in itertools.groupby(order, key=lambda i: lengths[i] if equal else None):
+        pairs = [(i, sample) for i in some for sample in range(n)]
+        for start in range(0, len(pairs), max_batch):
+            yield pairs[start : start + max_batch]

@@ -57,7 +57,7 @@ class VLLMRollout:
 
     Args:
         model_path: a model folder; architecture and first weights come from it.
-        eos_token_ids: tokens that end a response; None: those of the folder's generation settings, else of its config.
+        eos_token_ids: tokens that end a response.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         max_model_len: longest prompt with its response, in tokens; None: what the model was made for.
         gpu_memory_utilization: the share of the GPU's memory that vLLM takes at the start and keeps, in (0, 1].
@@ -70,14 +70,14 @@ class VLLMRollout:
 
     Raises:
         ImportError: vLLM is not installed.
-        ValueError: several training processes, or a folder that names no end token.
+        ValueError: several training processes, or no end token.
     """
 
     def __init__(
         self,
         model_path: str | Path,
         *,
-        eos_token_ids: Sequence[int] | None = None,
+        eos_token_ids: Sequence[int],
         dtype: str = "bfloat16",
         max_model_len: int | None = None,
         gpu_memory_utilization: float = 0.5,
@@ -91,9 +91,9 @@ class VLLMRollout:
         self._llm: Any = None
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ValueError("rollout with vLLM runs in one training process; with several, use actor_rollout_ref.rollout.name=hf, or verl")
-        self.eos_token_ids = tuple(eos_token_ids) if eos_token_ids is not None else folder_eos_token_ids(model_path, trust_remote_code)
+        self.eos_token_ids = tuple(eos_token_ids)
         if not self.eos_token_ids:
-            raise ValueError(f"{model_path}: neither generation_config.json nor config.json names an eos_token_id; give eos_token_ids")
+            raise ValueError("eos_token_ids is empty: without an end token every response runs to max_tokens")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # its sampler has no part that could be wrapped
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -200,19 +200,6 @@ class VLLMRollout:
 def response_seed(seed: int, prompt: int, sample: int) -> int:
     """A 63-bit seed for one response."""
     return int.from_bytes(hashlib.sha256(repr((seed, prompt, sample)).encode()).digest()[:8], "big") >> 1
-
-
-def folder_eos_token_ids(model_path: str | Path, trust_remote_code: bool = False) -> tuple[int, ...]:
-    """End tokens of a model folder: generation settings, else config; () if neither names any."""
-    from transformers import AutoConfig, GenerationConfig
-
-    try:
-        found = GenerationConfig.from_pretrained(str(model_path)).eos_token_id
-    except OSError:
-        found = None
-    if found is None:
-        found = AutoConfig.from_pretrained(str(model_path), trust_remote_code=trust_remote_code).eos_token_id
-    return () if found is None else (found,) if isinstance(found, int) else tuple(found)
 
 
 def _response(output: Any) -> Response:

@@ -9,10 +9,11 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedTokenizerBase
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from erpo_verl import golds
+from erpo_verl.models.parts import ModelParts
+from erpo_verl.prompts import Prompter, PromptError
 from erpo_verl.reward import KEYS, RewardConfig, RewardSetupError
 from erpo_verl.reward.config import RewardConfigError
 from erpo_verl.rows import RowError
@@ -21,27 +22,28 @@ from erpo_verl.runs.names import arm_and_seed
 from erpo_verl.runs.record import write_record
 from erpo_verl.runs.versions import versions
 from erpo_verl.trainer import checkpoint
-from erpo_verl.trainer.data import DataError, Prompt, Table, load_tokenizer, order_record, read_table, tokenize
+from erpo_verl.trainer.data import DataError, Prompt, Table, order_record, read_table, tokenize
 from erpo_verl.trainer.loop import Trainer
 from erpo_verl.trainer.machine import make_accelerator
-from erpo_verl.trainer.policy import Policy, load_model
+from erpo_verl.trainer.policy import Policy
 from erpo_verl.trainer.reward import DEFAULT, Judge, RewardError, load_reward
 from erpo_verl.trainer.rollout import make_engine
 from erpo_verl.trainer.sampler import SCORES
-from erpo_verl.trainer.settings import SettingsError, as_list
+from erpo_verl.trainer.settings import as_list
+from erpo_verl.trainer.start import check_prompts, load_start_model, read_start_model, recorded_date
 from erpo_verl.trainer.tracking import tracker_names
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a run needs beside its model, read and checked."""
+    """All that a run needs beside its weights, read and checked."""
 
     trackers: list[str]
     judge: Judge
-    tokenizer: PreTrainedTokenizerBase
+    model: ModelParts
     train_prompts: list[Prompt]
     val_prompts: list[Prompt]
-    notes: list[str]  # what there is to say of the data
+    notes: list[str]  # what there is to say of model and data
     order: dict[str, Any]  # what a position in the training prompts belongs to
     total_steps: int
 
@@ -49,25 +51,38 @@ class Inputs:
 def load_inputs(settings: DictConfig) -> Inputs:
     """Read and check everything that takes seconds, so that nothing of it fails after the model is loaded.
 
+    Where the chat template prints the date, ``data.template_date`` is set to the one that the prompts are made with.
+
     Raises:
-        TrackingError, DataError, RewardError: see there.
+        TrackingError, DataError, RewardError, ModelError, CheckpointError: see there.
     """
     data = settings.data
     trackers = tracker_names(list(settings.trainer.logger))
     train_table = _table(data, data.train_files, data.train_max_samples)
     val_table = _table(data, data.val_files, data.val_max_samples) if data.val_files else None
     judge = load_judge(settings)
-    tokenizer = load_tokenizer(settings.actor_rollout_ref.model)
-    train_prompts, left_out = _prompts(train_table, tokenizer, data)
-    val_prompts, val_left_out = _prompts(val_table, tokenizer, data) if val_table else ([], 0)
-    notes = [f"left out: {n} prompts over data.max_prompt_length={data.max_prompt_length} tokens" for n in [left_out + val_left_out] if n]
+    model = read_start_model(settings)
+    try:
+        template = OmegaConf.to_container(data.apply_chat_template_kwargs)
+        prompter = Prompter(model.tokenizer, template, data.template_date or recorded_date(settings))
+    except PromptError as error:
+        raise DataError(f"data.template_date: {error}") from None
+    train_prompts, left_out = _prompts(train_table, prompter, data)
+    val_prompts, val_left_out = _prompts(val_table, prompter, data) if val_table else ([], 0)
+    notes = list(model.notes)
+    notes += [f"left out: {n} prompts over data.max_prompt_length={data.max_prompt_length} tokens" for n in [left_out + val_left_out] if n]
+    if prompter.dated:
+        notes.append(f"the chat template prints the date: {prompter.date} in all prompts of this run, also when it goes on (data.template_date)")
+        with read_write(settings):
+            settings.data.template_date = prompter.date
+    check_prompts(model, [*train_prompts, *val_prompts], settings)
     if data.train_batch_size > len(train_prompts):
         raise DataError(f"data.train_batch_size={data.train_batch_size}: the training data hold only {len(train_prompts)} prompts")
     total = settings.trainer.total_training_steps or settings.trainer.total_epochs * (len(train_prompts) // data.train_batch_size)
-    order = order_record(train_prompts, train_table, tokenizer, data)
+    order = order_record(train_prompts, train_table, model.tokenizer, data)
     if os.environ.get("RANK", "0") == "0":  # once, however many processes there are
         notes += _try_reward(judge, settings, train_prompts, val_prompts)
-    return Inputs(trackers, judge, tokenizer, train_prompts, val_prompts, notes, order, total)
+    return Inputs(trackers, judge, model, train_prompts, val_prompts, notes, order, total)
 
 
 def _try_reward(judge: Judge, settings: DictConfig, train: list[Prompt], val: list[Prompt]) -> list[str]:
@@ -99,10 +114,10 @@ def _table(data: DictConfig, files: Any, limit: int) -> Table:
     return read_table(as_list(files), prompt_key=data.prompt_key, source_key=data.reward_fn_key, limit=limit)
 
 
-def _prompts(table: Table, tokenizer: PreTrainedTokenizerBase, data: DictConfig) -> tuple[list[Prompt], int]:
+def _prompts(table: Table, prompter: Prompter, data: DictConfig) -> tuple[list[Prompt], int]:
     return tokenize(
-        table, tokenizer, max_length=data.max_prompt_length, filter_overlong=data.filter_overlong_prompts, truncation=data.truncation,
-        prompt_key=data.prompt_key, template=OmegaConf.to_container(data.apply_chat_template_kwargs),
+        table, prompter, max_length=data.max_prompt_length, filter_overlong=data.filter_overlong_prompts, truncation=data.truncation,
+        prompt_key=data.prompt_key,
     )  # fmt: skip
 
 
@@ -135,12 +150,13 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
     accelerator = make_accelerator(settings, inputs.trackers, folder)
     found = _prepare(folder, trainer, accelerator)
     set_seed(settings.actor_rollout_ref.actor.fsdp_config.seed, device_specific=True)
-    model = load_model(settings)
-    _check_vocabulary(model.get_input_embeddings().weight.shape[0], inputs)
-    policy = Policy(model, settings, accelerator, inputs.total_steps)
+    policy = Policy(load_start_model(settings, inputs.model), settings, accelerator, inputs.total_steps)
+    engine = make_engine(settings, policy, inputs.model)
+    if accelerator.is_main_process and getattr(engine, "note", None):
+        print(engine.note)
     made = Trainer(
-        settings, accelerator=accelerator, policy=policy, engine=make_engine(settings, policy, inputs.tokenizer), judge=inputs.judge,
-        tokenizer=inputs.tokenizer, train_prompts=inputs.train_prompts, val_prompts=inputs.val_prompts,
+        settings, accelerator=accelerator, policy=policy, engine=engine, judge=inputs.judge,
+        tokenizer=inputs.model.tokenizer, train_prompts=inputs.train_prompts, val_prompts=inputs.val_prompts,
         data_order=inputs.order, run=folder, total_steps=inputs.total_steps,
     )  # fmt: skip
     if found is not None:
@@ -159,15 +175,6 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
             versions=versions("accelerate", settings.actor_rollout_ref.rollout.name),
         )
     return made
-
-
-def _check_vocabulary(size: int, inputs: Inputs) -> None:
-    for prompt in (*inputs.train_prompts, *inputs.val_prompts):
-        if max(prompt.tokens) >= size:
-            raise SettingsError(
-                [f"actor_rollout_ref.model: the model knows the tokens 0 to {size - 1}, and the tokenizer makes {max(prompt.tokens)} of a "
-                 f"prompt ({prompt.text[:80]!r}): it is another model's"]
-            )  # fmt: skip
 
 
 def _prepare(folder: Path, trainer: DictConfig, accelerator: Accelerator) -> Path | None:

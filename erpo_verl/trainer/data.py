@@ -15,16 +15,14 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from erpo_verl.prompts import Prompter, PromptError, chat_messages
 from erpo_verl.rows import RewardRow, RowError, read_file, reward_rows
-
-# One of these is in every folder that holds a tokenizer.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "*.model")
 
 
 class DataError(ValueError):
-    """A data file is missing or damaged, or a row or the tokenizer cannot be used; the message names the file and the row."""
+    """A data file is missing or damaged, or a row cannot be used; the message names the file and the row."""
 
 
 @dataclass(frozen=True)
@@ -73,86 +71,38 @@ def read_table(files: Sequence[str], *, prompt_key: str = "prompt", source_key: 
             raise DataError(str(error)) from None
         digest.update(Path(file).read_bytes())
         for number, row in enumerate(found):
-            problem = _problem(row[prompt_key], prompt_key)
-            if problem:
-                raise DataError(f"{file}, row {number}: {problem}")
-            rows.append(row)
+            try:
+                rows.append({**row, prompt_key: chat_messages(row, prompt_key)})
+            except PromptError as error:
+                raise DataError(f"{file}, row {number}: {error}") from None
             places.append((str(file), number))
     if not rows:
         raise DataError(f"{', '.join(files)}: no rows")
     return Table(rows, rewards, places, list(files), digest.hexdigest())
 
 
-def _problem(messages: Any, prompt_key: str) -> str | None:
-    """Why a row's prompt cannot be used, or None."""
-    if not isinstance(messages, list) or not messages:
-        return f"{prompt_key} must be a list of messages"
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message.get("role"):
-            return f"{prompt_key} must hold messages with role and content"
-    return None
-
-
-def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``actor_rollout_ref.model``, with a chat template and a token to pad with.
-
-    Raises:
-        DataError: there is none, or it has no chat template.
-    """
-    key = "path" if model.tokenizer_path is None else "tokenizer_path"
-    name = model[key]
-    told = f"actor_rollout_ref.model.{key}={name}"
-    folder = Path(name).expanduser()
-    # transformers makes an empty tokenizer out of a model's config.json, without a word.
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise DataError(f"{told}: the folder holds no tokenizer; set actor_rollout_ref.model.tokenizer_path to one that does")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, trust_remote_code=model.trust_remote_code)
-    except Exception as error:  # OSError, ValueError, ImportError, and what the model's own code raises
-        raise DataError(f"{told}: no such folder, and no tokenizer from the hub: {first_line(error)}") from error
-    if tokenizer.chat_template is None:
-        raise DataError(
-            f"{told}: the tokenizer has no chat template, and prompts are chat messages; take an instruction-tuned model, or set "
-            "actor_rollout_ref.model.tokenizer_path to a tokenizer with a template"
-        )
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise DataError(f"{told}: the tokenizer has neither pad_token nor eos_token")
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, without the advice that follows."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def tokenize(
     table: Table,
-    tokenizer: PreTrainedTokenizerBase,
+    prompter: Prompter,
     *,
     max_length: int,
     filter_overlong: bool = False,
     truncation: str = "error",
     prompt_key: str = "prompt",
-    template: Mapping[str, Any] | None = None,
 ) -> tuple[list[Prompt], int]:
     """Apply the chat template; returns the prompts and how many overlong ones were left out.
 
     Raises:
-        DataError: the template refuses a prompt, one is longer than ``max_length`` tokens and ``truncation`` is error, or all are
+        DataError: a row cannot become a prompt, one is longer than ``max_length`` tokens and ``truncation`` is error, or all are
             left out.
     """
     prompts, dropped = [], 0
     for row, reward, (file, number) in zip(table.rows, table.rewards, table.places, strict=True):
         where = f"{file}, row {number}"
         try:
-            text = tokenizer.apply_chat_template(row[prompt_key], tokenize=False, add_generation_prompt=True, **(template or {}))
-        except Exception as error:  # jinja's errors, and whatever a template raises
-            roles = ", ".join(str(message["role"]) for message in row[prompt_key])
-            raise DataError(f"{where}, with the roles {roles}: the chat template refuses it: {first_line(error)}") from error
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            text, tokens = prompter(row[prompt_key])
+        except PromptError as error:
+            raise DataError(f"{where}: {error}") from error
         if len(tokens) > max_length:
             if filter_overlong:
                 dropped += 1
@@ -186,7 +136,8 @@ def order_record(prompts: Sequence[Prompt], table: Table, tokenizer: PreTrainedT
     digest = hashlib.sha256(repr((data.shuffle, data.seed if data.shuffle else None)).encode())
     for prompt in prompts:
         digest.update(repr((prompt.tokens, prompt.data_source, prompt.gold)).encode())
-    names = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "truncation", "shuffle", "seed", "prompt_key", "reward_fn_key")
+    names = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "truncation", "shuffle", "seed", "prompt_key", "reward_fn_key",
+             "template_date")  # fmt: skip
     template = json.dumps([tokenizer.chat_template, OmegaConf.to_container(data.apply_chat_template_kwargs)], sort_keys=True, default=str)
     parts = {
         "data.train_files": table.fingerprint,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from erpo_verl import methods
+from erpo_verl.models.load import save_model
 from erpo_verl.runs.files import partial_path
 from erpo_verl.runs.versions import version
 from erpo_verl.trainer.checkpoint import CheckpointError, set_aside
@@ -36,8 +36,7 @@ _TOLD = (
 
 def write_model(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: DictConfig, step: int, metrics: Mapping[str, float]) -> None:
     """Write weights, configuration, tokenizer and card into ``folder`` (which may exist). LoRA adapters are merged in."""
-    merged = copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    merged.save_pretrained(folder)
+    save_model(model, folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card(settings, step, metrics))
 

@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from erpo_verl.trainer.batch import Batch
-from erpo_verl.trainer.data import first_line
 from erpo_verl.trainer.logprobs import PolicyModel
 from erpo_verl.trainer.processes import Processes
 from erpo_verl.trainer.settings import needs_reference
@@ -32,65 +30,15 @@ DTYPES = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat1
 DEFAULT_MICRO_BATCH = 8
 
 
-class ModelError(RuntimeError):
-    """The model cannot be loaded, or does not take the adapters asked for; the message names the key."""
+def fingerprint(model: nn.Module, *, adapters: bool = False) -> str:
+    """sha256 over names, shapes and first values of the weights: whether a run goes on from the model it began with.
 
-
-def load_model(settings: DictConfig) -> PreTrainedModel:
-    """The start model, with new LoRA adapters where ``model.lora_rank`` asks for them.
-
-    Raises:
-        ModelError: no such model, damaged weights, or modules for adapters that it has not.
-        ImportError: LoRA without peft.
-    """
-    model_settings, actor = settings.actor_rollout_ref.model, settings.actor_rollout_ref.actor
-    options = {"attn_implementation": model_settings.override_config.attn_implementation}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            model_settings.path,
-            dtype=DTYPES[actor.fsdp_config.model_dtype],
-            trust_remote_code=model_settings.trust_remote_code,
-            **{name: value for name, value in options.items() if value is not None},
-        )
-    except Exception as error:  # OSError, ValueError, ImportError, safetensors' own, and what the model's code raises
-        raise ModelError(f"actor_rollout_ref.model.path={model_settings.path}: no model can be loaded from there: {first_line(error)}") from error
-    if model_settings.lora_rank > 0:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(settings.data.seed)
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=model_settings.lora_rank,
-            lora_alpha=model_settings.lora_alpha,
-            target_modules=_names(model_settings.target_modules),
-            exclude_modules=_names(model_settings.exclude_modules),
-            bias="none",
-        )
-        try:
-            model = get_peft_model(model, config)
-        except ValueError as error:
-            raise ModelError(
-                f"actor_rollout_ref.model.target_modules={model_settings.target_modules}, "
-                f"exclude_modules={model_settings.exclude_modules}: {first_line(error)}"
-            ) from error
-    if model_settings.enable_gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    return model
-
-
-def _names(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over names, shapes and first values of all weights but LoRA's: whether a run goes on from the model it began with.
-
-    In bfloat16, so that the type in which the weights were loaded does not count.
+    In bfloat16, so that the type in which the weights were loaded does not count. LoRA's are left out where they are new
+    (``adapters=False``).
     """
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
-        if "lora_" not in name:
+        if adapters or "lora_" not in name:
             values = weight.detach().flatten()[:64].to("cpu", torch.bfloat16)
             digest.update(f"{name} {tuple(weight.shape)}".encode() + values.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
@@ -121,16 +69,18 @@ class Policy:
         actor = settings.actor_rollout_ref.actor
         self.settings, self.accelerator = settings, accelerator
         self.device, self.processes = accelerator.device, Processes.of(accelerator)
-        self.lora = settings.actor_rollout_ref.model.lora_rank > 0
+        self.lora = hasattr(model, "peft_config")
+        # With new adapters the reference is the model without them; an adapter that the run began with belongs to the reference.
+        self._reference_is_base = self.lora and settings.actor_rollout_ref.model.lora_rank > 0
         self.sharded = actor.strategy != "ddp" and accelerator.num_processes > 1
         self.dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.temperature = settings.actor_rollout_ref.rollout.temperature
         model.to(self.device).train()
-        self.start = fingerprint(model)
-        # The reference is what the policy was at the start: a frozen copy, or with LoRA the same weights without adapters.
+        self.start = fingerprint(model, adapters=not self._reference_is_base)
+        # The reference is what the policy was at the start: a frozen copy, or with new adapters the same weights without them.
         self.has_reference = needs_reference(settings)
         self._whole = copy.deepcopy(model) if self.sharded else model
-        reference = copy.deepcopy(model) if self.has_reference and not self.lora else None
+        reference = copy.deepcopy(model) if self.has_reference and not self._reference_is_base else None
         fused = settings.actor_rollout_ref.model.use_fused_kernels
         self.module = PolicyModel(model, fused=fused)
         self._forward: nn.Module = self.module
@@ -185,7 +135,7 @@ class Policy:
         found = torch.zeros(batch.response_mask.shape)
         entropy = torch.zeros(batch.response_mask.shape) if with_entropy else None
         module = self._reference if reference and self._reference is not None else self.module
-        without = self.module.model.disable_adapter() if reference and self.lora else contextlib.nullcontext()
+        without = self.module.model.disable_adapter() if reference and self._reference_is_base else contextlib.nullcontext()
         training = module.training
         module.eval()  # no dropout: these are the probabilities under which was sampled
         with self._autocast(), without:

@@ -6,13 +6,13 @@ import copy
 
 import torch
 from omegaconf import DictConfig
-from transformers import PreTrainedTokenizerBase
 
+from erpo_verl.models.parts import ModelParts
 from erpo_verl.rollout import RolloutEngine
 from erpo_verl.trainer.policy import DTYPES, Policy
 
 
-def make_engine(settings: DictConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
+def make_engine(settings: DictConfig, policy: Policy, parts: ModelParts) -> RolloutEngine:
     """``hf`` samples from the trained weights themselves in float32, else from a copy in the type of the arithmetic."""
     rollout = settings.actor_rollout_ref.rollout
     if rollout.name == "hf":
@@ -21,14 +21,12 @@ def make_engine(settings: DictConfig, policy: Policy, tokenizer: PreTrainedToken
         model = policy.whole_model()
         if policy.dtype != torch.float32:
             model = copy.deepcopy(model).to(policy.dtype).eval()
-        return HFRollout(
-            model, eos_token_ids=eos_token_ids(model, tokenizer), pad_token_id=tokenizer.pad_token_id, max_batch=rollout.max_num_seqs
-        )
+        return HFRollout(model, eos_token_ids=parts.end_token_ids, pad_token_id=parts.pad_token_id, max_batch=rollout.max_num_seqs)
     from erpo_verl.rollout.vllm import VLLMRollout
 
     return VLLMRollout(
-        settings.actor_rollout_ref.model.path,
-        eos_token_ids=eos_token_ids(policy.whole_model(), tokenizer),
+        parts.base,
+        eos_token_ids=parts.end_token_ids,
         dtype=str(DTYPES.get(rollout.dtype, policy.dtype)).removeprefix("torch."),
         max_model_len=rollout.max_model_len or settings.data.max_prompt_length + settings.data.max_response_length,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
@@ -55,13 +53,3 @@ def bypasses(settings: DictConfig, policy: Policy) -> bool:
     if chosen.bypass_mode is None:
         return chosen.rollout_is is None and samples_as_trained(settings, policy)
     return chosen.bypass_mode
-
-
-def eos_token_ids(model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end a response: those of the model's generation settings, and the tokenizer's."""
-    config = getattr(model, "generation_config", None)
-    found = getattr(config, "eos_token_id", None)
-    ids = [] if found is None else [found] if isinstance(found, int) else list(found)
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-        ids.append(tokenizer.eos_token_id)
-    return ids

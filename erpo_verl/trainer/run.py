@@ -26,7 +26,7 @@ STOPPED = 130  # exit code after Ctrl-C, as of any program
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``erpo train``."""
     parser.add_argument("settings", nargs="*", metavar="FILE.yaml | key=value", help="settings, the later ones win")
-    parser.add_argument("--check", action="store_true", help="check settings, data, reward and tokenizer, print the settings, load no model")
+    parser.add_argument("--check", action="store_true", help="check settings, data, reward, model and tokenizer, print the settings, load no weights")
     parser.add_argument("--keys", action="store_true", help="list every key with its default and meaning")
 
 
@@ -90,11 +90,11 @@ def _check_wandb(settings: DictConfig) -> None:
 
 def _own_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a user needs."""
+    from erpo_verl.models.errors import ModelError
     from erpo_verl.runs.metrics import MetricsError
     from erpo_verl.trainer.checkpoint import CheckpointError
     from erpo_verl.trainer.data import DataError
     from erpo_verl.trainer.loop import TrainingError
-    from erpo_verl.trainer.policy import ModelError
     from erpo_verl.trainer.reward import RewardError
     from erpo_verl.trainer.sampler import SamplingError
     from erpo_verl.trainer.tracking import TrackingError

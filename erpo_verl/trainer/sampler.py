@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
+from erpo_verl.models.tokenizer import Decoder
 from erpo_verl.rollout import RolloutEngine, SamplingParams
 from erpo_verl.trainer.batch import Batch, assemble, concatenate
 from erpo_verl.trainer.data import Prompt, PromptOrder
@@ -36,6 +37,7 @@ class Sampler:
     ):  # fmt: skip
         self.engine, self.judge, self.tokenizer, self.settings = engine, judge, tokenizer, settings
         self.rank, self.processes = rank, processes
+        self.decode, self._told = Decoder(tokenizer), False
         rollout = settings.actor_rollout_ref.rollout
         self.train_params = SamplingParams(
             n=rollout.n, max_tokens=settings.data.max_response_length, temperature=rollout.temperature,
@@ -56,7 +58,10 @@ class Sampler:
         """Responses to the prompts, judged: n rows a prompt."""
         responses = self.engine.generate([prompt.tokens for prompt in prompts], params)
         tokens = [response.tokens for some in responses for response in some]
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = self.decode(tokens)
+        if not self._told and (doubt := self.decode.doubt(tokens, texts)) and self.rank == 0:
+            print(f"first batch: {doubt}")
+        self._told = True
         batch = assemble(prompts, responses, uids, texts, self.tokenizer.pad_token_id)
         scores, info = self.judge(batch.prompts, texts, batch.lengths.tolist(), batch.finished)
         return replace(batch, scores=scores, reward_info=info)

@@ -30,10 +30,16 @@ KEYS: tuple[Key, ...] = (
     Key("data.prompt_key", "prompt", str, "Column that holds the chat messages."),
     Key("data.reward_fn_key", "data_source", str, "Column that names the data source."),
     Key("data.apply_chat_template_kwargs", {}, "dict", "Passed to the tokenizer's chat template, e.g. {enable_thinking: false}."),
+    Key("data.template_date", None, str, "What a chat template that prints the date takes for today, as 2026-01-31; null: today, or the date of "
+        "the run that goes on. Not in verl.", nullable=True),
     # --- model
-    Key(_MODEL + "path", REQUIRED, str, "Model: a folder, or a name on the Hugging Face hub."),
+    Key(_MODEL + "path", REQUIRED, str, "Model: a folder, or a name on the Hugging Face hub; or an adapter of peft, whose base is then loaded."),
+    Key(_MODEL + "adapter", "merge", str, "Where path is an adapter. merge: the model with the adapter in its weights is the start policy and "
+        "the reference. train: the adapter itself is trained on. Not in verl (lora_adapter_path).", choices=("merge", "train")),
     Key(_MODEL + "tokenizer_path", None, str, "Tokenizer, where it is not the model's.", nullable=True),
     Key(_MODEL + "trust_remote_code", False, bool, "Whether code from the model's repository may run."),
+    Key(_MODEL + "disable_dropout", True, bool, "No dropout in the update, whatever the model's config says: it would make the policy of the "
+        "update another one than was sampled from. Not in verl, where override_config sets it."),
     Key(_MODEL + "enable_gradient_checkpointing", True, bool, "Recompute activations in the backward pass."),
     Key(_MODEL + "use_fused_kernels", False, bool, "Log-probs and entropies by Liger's fused kernel (pip install liger-kernel), made for "
         "NVIDIA's Hopper."),

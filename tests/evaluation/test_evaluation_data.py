@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 from erpo_verl.data.templates import INSTRUCTION, TEMPLATES  # noqa: E402
 from erpo_verl.evaluation.problems import EvaluationError, build_prompts, read_problems  # noqa: E402
 from erpo_verl.evaluation.rewording import ORIGINAL, REWORDINGS, parts, reword  # noqa: E402
+from erpo_verl.prompts import Prompter  # noqa: E402
 from examples.arithmetic.prepare import write  # noqa: E402
 from examples.arithmetic.tokenizer import build_tokenizer, chat  # noqa: E402
 
@@ -67,7 +68,7 @@ def test_rows_that_repeat_are_counted_and_clashing_ids_refused(tmp_path) -> None
     [
         ([{"question": "1+1"}], r"no column 'data_source' or 'prompt' or 'reward_model'; the columns are question"),
         ([row(), row(gold="")], "row 1: reward_model.ground_truth is empty"),
-        ([{**row(), "prompt": "1+1"}], "row 0: prompt must be a list"),
+        ([{**row(), "prompt": "1+1"}], "row 0: prompt is text, and must be a list of chat messages"),
         ([{**row(), "prompt": [{"role": "user"}]}], "row 0: prompt must hold messages"),
         ([{**row(), "data_source": ""}], "row 0: data_source"),
     ],
@@ -108,7 +109,7 @@ def tokenizer():
 def test_prompts_are_the_chat_template_shortest_first(tmp_path, tokenizer) -> None:
     path = write(tmp_path, {"test": 12}, levels=(5, 3))["test"]
     problems, _ = read_problems([path])
-    prompts, left_out = build_prompts(problems, tokenizer, ORIGINAL, 12)
+    prompts, left_out = build_prompts(problems, Prompter(tokenizer), ORIGINAL, 12)
     # bos, role, 2 * level - 1 characters, end of turn, role.
     assert [len(p.tokens) for p in prompts] == [9] * 6
     assert prompts[0].text == tokenizer.apply_chat_template(
@@ -116,7 +117,7 @@ def test_prompts_are_the_chat_template_shortest_first(tmp_path, tokenizer) -> No
     )
     assert tokenizer.decode(prompts[0].tokens) == prompts[0].text
     assert left_out["too_long"] == [p.id for p in problems if p.level == "5"]
-    everything, left_out = build_prompts(problems, tokenizer, ORIGINAL, 13)
+    everything, left_out = build_prompts(problems, Prompter(tokenizer), ORIGINAL, 13)
     assert [p.problem.level for p in everything] == ["3"] * 6 + ["5"] * 6 and not any(left_out.values())
 
 
@@ -125,12 +126,12 @@ def test_a_template_that_refuses_a_rewording_is_counted_and_the_original_is_an_e
     refuse = "{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     strict.chat_template = "{% for m in messages %}" + refuse + "{{ m['content'] }}{% endfor %}"
     problems, _ = read_problems([save(tmp_path / "a.parquet", [row(f"1+1 {INSTRUCTION}")])])
-    prompts, left_out = build_prompts(problems, strict, "instruction_in_system", 1000)
+    prompts, left_out = build_prompts(problems, Prompter(strict), "instruction_in_system", 1000)
     assert not prompts and left_out["rewording_does_not_apply"] == [problems[0].id]
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"}]
     problems, _ = read_problems([save(tmp_path / "b.parquet", [{**row(), "prompt": messages}])])
-    with pytest.raises(EvaluationError, match=r"problem set/.*chat template refuses its messages: no system role"):
-        build_prompts(problems, strict, ORIGINAL, 1000)
+    with pytest.raises(EvaluationError, match=r"b.parquet, row 0: with the roles system, user: the chat template refuses it: TemplateError: no system role"):
+        build_prompts(problems, Prompter(strict), ORIGINAL, 1000)
 
 
 # ---------------------------------------------------------------- rewordings

@@ -262,10 +262,10 @@ def test_damaged_files_are_named(fine, tmp_path):
 def test_a_folder_without_a_model(fine, tmp_path):
     key = "actor_rollout_ref.model.path"
     (found,) = check(*fine, f"{key}={tmp_path}")
-    assert f"{key}={tmp_path}: config.json cannot be read" in found
+    assert f"{key}={tmp_path}: no config.json in the folder" in found
     Qwen2Config(**TINY, max_position_embeddings=32768).save_pretrained(tmp_path)
     (found,) = check(*fine, f"{key}={tmp_path}")
-    assert "no weights (*.safetensors) and no tokenizer" in found
+    assert "the folder holds no weights (*.safetensors)" in found
 
 
 def test_a_model_that_nobody_knows_is_said_to_be_unknown(fine):

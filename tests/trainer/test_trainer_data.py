@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
+from erpo_verl.prompts import Prompter
 from erpo_verl.rollout import Response
 from erpo_verl.trainer.batch import assemble, concatenate
-from erpo_verl.trainer.data import DataError, Prompt, PromptOrder, load_tokenizer, read_table, tokenize
+from erpo_verl.trainer.data import DataError, Prompt, PromptOrder, read_table, tokenize
 from erpo_verl.trainer.reward import Judge, RewardError, load_reward
 from examples.arithmetic.prepare import row
 from examples.arithmetic.task import Problem
@@ -42,7 +42,7 @@ def test_rows_of_several_files_in_order_and_a_fingerprint(tmp_path):
     a = write(tmp_path / "a.parquet", [good("1+2"), good("3*4")])
     b = write(tmp_path / "b.parquet", [good("5-6")])
     table = read_table([a, b])
-    prompts, dropped = tokenize(table, TOKENIZER, max_length=32)
+    prompts, dropped = tokenize(table, Prompter(TOKENIZER), max_length=32)
     assert [p.extra_info["problem"] for p in prompts] == ["1+2", "3*4", "5-6"] and dropped == 0
     assert [p.gold for p in prompts] == ["3", "2", "9"] and prompts[0].level == "2"
     assert TOKENIZER.decode(prompts[0].tokens) == prompts[0].text == "<|im_start|><|user|>1+2<|im_end|><|assistant|>"
@@ -54,7 +54,7 @@ def test_rows_of_several_files_in_order_and_a_fingerprint(tmp_path):
     ("spoil", "message"),
     [
         (lambda r: r.pop("reward_model"), "no column 'reward_model'"),
-        (lambda r: r.update(prompt=None), "must be a list of messages"),
+        (lambda r: r.update(prompt=None), "must be a list of chat messages"),
         (lambda r: r.update(prompt=[{"role": "user", "content": None}]), "role and content"),
         (lambda r: r.update(reward_model={"style": "rule", "ground_truth": None}), "ground_truth is missing"),
         (lambda r: r.update(data_source=None), "data_source must be text"),
@@ -86,42 +86,15 @@ def test_missing_damaged_and_empty_files(tmp_path):
 
 def test_overlong_prompts(tmp_path):
     table = read_table([write(tmp_path / "a.parquet", [good("1+2"), good("1+2+3+4+5")])])
-    whole = tokenize(table, TOKENIZER, max_length=100)[0][1].tokens
+    whole = tokenize(table, Prompter(TOKENIZER), max_length=100)[0][1].tokens
     with pytest.raises(DataError, match=r"a\.parquet, row 1 has 13 tokens, and data.max_prompt_length is 8"):
-        tokenize(table, TOKENIZER, max_length=8)
-    prompts, dropped = tokenize(table, TOKENIZER, max_length=8, filter_overlong=True)
+        tokenize(table, Prompter(TOKENIZER), max_length=8)
+    prompts, dropped = tokenize(table, Prompter(TOKENIZER), max_length=8, filter_overlong=True)
     assert len(prompts) == dropped == 1
-    cut = {side: tokenize(table, TOKENIZER, max_length=8, truncation=side)[0][1].tokens for side in ("left", "right", "middle")}
+    cut = {side: tokenize(table, Prompter(TOKENIZER), max_length=8, truncation=side)[0][1].tokens for side in ("left", "right", "middle")}
     assert cut == {"left": whole[-8:], "right": whole[:8], "middle": whole[:4] + whole[-4:]}
     with pytest.raises(DataError, match="all 2 prompts are longer than 2 tokens"):
-        tokenize(table, TOKENIZER, max_length=2, filter_overlong=True)
-
-
-def tokenizer_of(path, other=None):
-    return load_tokenizer(OmegaConf.create({"path": str(path), "tokenizer_path": other and str(other), "trust_remote_code": False}))
-
-
-def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    whole, bare, empty = (tmp_path / name for name in ("whole", "bare", "empty"))
-    TOKENIZER.save_pretrained(whole)
-    assert tokenizer_of(whole).pad_token_id == TOKENIZER.pad_token_id
-    without = build_tokenizer()
-    without.chat_template = None
-    without.save_pretrained(bare)
-    empty.mkdir()
-    # Such a config.json alone makes transformers invent a tokenizer without any token of the model's.
-    (empty / "config.json").write_text('{"model_type": "qwen2"}')
-    for path, other, message in (
-        (bare, None, r"model\.path=.*bare: the tokenizer has no chat template"),
-        (empty, None, r"model\.path=.*empty: the folder holds no tokenizer"),
-        (whole, empty, r"model\.tokenizer_path=.*empty: the folder holds no tokenizer"),
-        (tmp_path / "gone" / "x", None, r"gone/x: no such folder, and no tokenizer from the hub"),
-        ("nobody/nothing", None, r"model\.path=nobody/nothing: no such folder, and no tokenizer from the hub: OSError: .*connect"),
-    ):
-        with pytest.raises(DataError, match=message):
-            tokenizer_of(path, other)
-    assert tokenizer_of(empty, whole).eos_token_id == TOKENIZER.eos_token_id
+        tokenize(table, Prompter(TOKENIZER), max_length=2, filter_overlong=True)
 
 
 def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
@@ -130,8 +103,8 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
     odd = good()
     odd["prompt"] = [{"role": "system", "content": "be brief"}, *odd["prompt"]]
     table = read_table([write(tmp_path / "a.parquet", [good(), odd])])
-    with pytest.raises(DataError, match=r"a\.parquet, row 1, with the roles system, user: the chat template refuses it: TemplateError: no system role"):
-        tokenize(table, strict, max_length=100)
+    with pytest.raises(DataError, match=r"a\.parquet, row 1: with the roles system, user: the chat template refuses it: TemplateError: no system role"):
+        tokenize(table, Prompter(strict), max_length=100)
 
 
 # --- order

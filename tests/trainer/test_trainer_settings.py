@@ -55,6 +55,7 @@ def verl_defaults():
 # Ours alone, or a default that the help text explains.
 NOT_VERLS = {
     "trainer.rollout_data_freq", "trainer.save_final_model", "trainer.resume_data", "algorithm.filter_groups.max_empty_batches",
+    "data.template_date", "actor_rollout_ref.model.adapter", "actor_rollout_ref.model.disable_dropout",
     "actor_rollout_ref.model.override_config.attn_implementation",  # verl's override_config is an open mapping
     "reward.custom_reward_function.reward_kwargs", # open in verl too
     *(f"algorithm.{name}" for name in methods.registered()),

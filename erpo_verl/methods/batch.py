@@ -139,6 +139,11 @@ class Packed:
         """log pi_old of the sampled tokens, nats."""
         return self._take("old_log_probs")
 
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[B] int64, T_i: valid tokens of each row."""
+        return torch.cat([block.lengths for block in self.blocks])
+
     # --- outcomes
 
     def _prepare_outcomes(self) -> None:

@@ -172,8 +172,7 @@ class Diagnostics:
         batch = self.batch
         right = torch.gt(batch.R, right_above)
         share_right = batch.groups.means(right).cpu().numpy()
-        lengths = torch.cat([block.lengths for block in batch.blocks])
-        right, lengths, equal, alive = (x.cpu().numpy() for x in (right, lengths, batch.zero_variance, alive))
+        right, lengths, equal, alive = (x.cpu().numpy() for x in (right, batch.lengths, batch.zero_variance, alive))
         return {
             "groups_right/mean": float((share_right == 1).mean()),
             "groups_wrong/mean": float((share_right == 0).mean()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from erpo_verl.runs.record import read_record
 from erpo_verl.verl_cpu.launch import RunFailed, launch
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "examples"))
+from test_own_method import install_own_method  # noqa: E402
+
 # verl's own sampler: the quickly polling one is for the synchronous trainer.
 OWN_SAMPLER = ["trainer.v1.sampler.custom_sampler.path=null", "trainer.v1.sampler.custom_sampler.name=null"]
 
@@ -98,6 +103,20 @@ def test_legacy_trainer(overrides, tmp_path):
     steps = read(run)
     assert len(steps) == 3
     assert_erpo_metrics(steps)
+
+
+def test_a_method_of_another_package(overrides, tmp_path):
+    """examples/own_method, installed beside ours: verl takes it by its name, with its setting."""
+    site = install_own_method(tmp_path)
+    own = ["algorithm.adv_estimator=first_tokens", "+algorithm.first_tokens.strength=1.5"]
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = launch([*overrides("grpo", steps=2), *own], tmp_path / "own", "a method of another package", environment={"PYTHONPATH": path})
+    steps = read(run)
+    assert len(steps) == 2
+    for data in steps:
+        assert 0.2 < data["first_tokens/early_share/mean"] < 0.6
+        assert 0 < data["erpo/cdp_share/mean"] < 1 and data["erpo/left_out_responses/mean"] == 0
+        assert data["critic/advantages/max"] <= 1.5 * 4 and np.isfinite(data["actor/grad_norm"])
 
 
 def test_colocate_async(overrides, tmp_path):

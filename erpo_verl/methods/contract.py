@@ -156,20 +156,22 @@ class Method:
 
 
 @torch.no_grad()
-def diagnosed(batch: TokenBatch, advantages: torch.Tensor) -> dict[str, float]:
-    """The metrics that every method has, of advantages [B, T] that were made elsewhere."""
+def diagnosed(batch: TokenBatch, advantages: torch.Tensor, *, keep_tokens: bool = False) -> Credit:
+    """The credit of advantages [B, T] that were made elsewhere: the metrics and quantities that every method has."""
     batch.check((), {})
     kept = batch.kept_rows()
     if kept is not None and not len(kept):
-        return {f"{PREFIX}left_out_responses/mean": 1.0}
-    share = 0.0
+        return Credit(advantages, {f"{PREFIX}left_out_responses/mean": 1.0})
+    share, given, part = 0.0, batch, advantages
     if kept is not None:
-        share, advantages, batch = 1 - len(kept) / len(batch.index), advantages[kept.to(advantages.device)], batch.rows(kept)
-    out = Writer(Packed(batch))
-    out.alive = (advantages != 0).any(dim=-1)
+        share, part, given = 1 - len(kept) / len(batch.index), advantages[kept.to(advantages.device)], batch.rows(kept)
+    out = Writer(Packed(given), keep_tokens)
+    out.alive = (part != 0).any(dim=-1)
     for number, block in enumerate(out.batch.blocks):
-        out.put(number, block.take(advantages).to(out.batch.dtype))
-    return {**out.result(0.5).metrics, f"{PREFIX}left_out_responses/mean": share}
+        out.put(number, block.take(part).to(out.batch.dtype))
+    found = out.result(0.5)
+    tokens = found.tokens if kept is None or found.tokens is None else replace(found.tokens, row=kept.to(found.tokens.row.device)[found.tokens.row])
+    return Credit(advantages, {**found.metrics, f"{PREFIX}left_out_responses/mean": share}, tokens)
 
 
 def _among_all(found: Credit, kept: torch.Tensor, batch: TokenBatch) -> Credit:

@@ -12,9 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from erpo_verl.methods import Credit, TokenBatch
 
 
 @dataclass
@@ -43,6 +46,10 @@ class BatchContext:
     """Takes the method's memory for the next step."""
     diagnose: bool = False
     """Whether an estimator of verl's own gets this package's diagnostics (``algorithm.diagnostics``)."""
+    keep_tokens: bool = False
+    """Whether what the method made of each token is kept in ``seen``, for a dump of rollouts."""
+    seen: tuple[TokenBatch, torch.Tensor, Credit] | None = None
+    """With ``keep_tokens``: what the method saw, which of verl's rows these are ([n] int64), and what it made of them."""
     spent: bool = False
     """Whether an estimator has seen it already."""
 

@@ -144,6 +144,11 @@ CONTRACT: tuple[Clause, ...] = (
         ("self", "batch", "metrics"),
         ('"calculate_entropy": True', 'data.select("old_log_probs", "entropy")'),
     ),
+    Clause(
+        V1, "PPOTrainer._log_rollout_data", "wrapped to write what a method made of each token beside verl's dump of rollouts",
+        ("self", "batch", "timing_raw", "rollout_data_dir"), ('"prompts", "responses", "rm_scores", "reward_model"',),
+    ),
+    Clause(V1, "PPOTrainer.fit", "dumps rollouts before it clears the queue", (), ("self._log_rollout_data(batch, self.timing_raw, rollout_data_dir)",)),
     Clause(V1, "PPOTrainer.__init__", "wrapped to check the settings", ("self", "config")),
     Clause(V1, "PPOTrainer.fit", "counts steps from 1 in self.global_steps", (), ("self.global_steps += 1",)),
     Clause(

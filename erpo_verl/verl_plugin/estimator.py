@@ -56,7 +56,9 @@ def estimator_of(name: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
             )
         batch = batch or context.BatchContext(entropy=lambda: None, step=None)
         given, rows = token_batch(batch, token_level_rewards, response_mask, index, config)
-        result = method.credit(given, settings, state=batch.state)
+        result = method.credit(given, settings, state=batch.state, keep_tokens=batch.keep_tokens)
+        if batch.keep_tokens:
+            batch.seen = given, rows, result
         batch.keep(result.state)
         batch.log(result.metrics)
         advantages = torch.zeros_like(token_level_rewards)
@@ -78,7 +80,10 @@ def diagnose(batch: context.BatchContext, data: Any, config: Any) -> None:
 
     rewards = data.batch["token_level_rewards"]
     given, rows = token_batch(batch, rewards, data.batch["response_mask"], data.non_tensor_batch["uid"], config)
-    batch.log(diagnosed(given, data.batch["advantages"].to(rewards.device)[rows.to(rewards.device)]))
+    found = diagnosed(given, data.batch["advantages"].to(rewards.device)[rows.to(rewards.device)], keep_tokens=batch.keep_tokens)
+    batch.log(found.metrics)
+    if batch.keep_tokens:
+        batch.seen = given, rows, found
 
 
 def token_batch(

@@ -164,6 +164,7 @@ def v1_trainer(trainer_base) -> None:
     _checked_init(trainer_class)
     _kept_state(trainer_class)
     original = trainer_class._compute_advantage
+    original_log = trainer_class._log_rollout_data
     original_road = trainer_base.compute_advantage_for_multi_trajectories
 
     @functools.wraps(original)
@@ -190,9 +191,12 @@ def v1_trainer(trainer_base) -> None:
             keys=list(batch.keys),
             is_padding=[bool(tag.get("is_padding", False)) for tag in batch.tags],
             ungradeable=ungradeable,
+            keep_tokens=bool(self.config.trainer.get("rollout_data_dir", None)),
         )
         with context.working_on(announced):
-            return original(self, batch, metrics)
+            result = original(self, batch, metrics)
+        self._credit_seen = announced.seen
+        return result
 
     @functools.wraps(original_road)
     def compute_advantage_for_multi_trajectories(data, *args, **kwargs):
@@ -204,8 +208,40 @@ def v1_trainer(trainer_base) -> None:
             diagnose(announced, result, kwargs["config"])
         return result
 
+    @functools.wraps(original_log)
+    def _log_rollout_data(self, batch, timing_raw, rollout_data_dir):
+        original_log(self, batch, timing_raw, rollout_data_dir)
+        seen, self._credit_seen = getattr(self, "_credit_seen", None), None
+        if seen is not None:
+            _dump(self, tq, batch, rollout_data_dir, *seen)
+
+    trainer_class._log_rollout_data = _log_rollout_data
     trainer_class._compute_advantage = _compute_advantage
     trainer_base.compute_advantage_for_multi_trajectories = compute_advantage_for_multi_trajectories
+
+
+def _dump(trainer, tq, batch, folder, given, rows, credit) -> None:
+    """What the method made of each token, beside verl's own dump of the step."""
+    from erpo_verl import methods
+    from erpo_verl.methods.declarations import COMMON
+    from erpo_verl.verl_plugin.dump import write_step
+
+    keys = [batch.keys[row] for row in rows.tolist()]
+    fields = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["prompts", "responses", "reward_model"])
+    models = [getattr(item, "data", item) for item in list(fields["reward_model"])] if "reward_model" in fields else [None] * len(keys)
+    write_step(
+        folder,
+        trainer.global_steps,
+        keys=keys,
+        batch=given,
+        credit=credit,
+        quantities=(*COMMON, *(methods.get(trainer.config.algorithm.adv_estimator).tokens if _ours(trainer) else ())),
+        prompts=fields["prompts"].unbind(),
+        responses=fields["responses"].unbind(),
+        golds=[model.get("ground_truth") if isinstance(model, dict) else None for model in models],
+        extras=list(_reward_extras(tq, batch, keys)),
+        tokenizer=trainer.tokenizer,
+    )
 
 
 def v1_reward_metrics(trainer_base) -> None:

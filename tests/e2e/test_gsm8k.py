@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from erpo_verl import cli
+from erpo_verl.runs.rollouts import read_head, read_rows
 from erpo_verl.verl_cpu.launch import launch
 
 SOURCE = Path(os.environ.get("ERPO_TEST_DATA", ROOT.parent / "shared" / "data")) / "gsm8k_train.parquet"
@@ -84,3 +85,11 @@ def test_gsm8k(overrides, tmp_path):
     assert all(data["erpo/zero_variance_alive/mean"] == 1 for data in steps)
     rollouts = [json.loads(line) for line in (tmp_path / "rollouts" / "1.jsonl").read_text().splitlines()]
     assert len(rollouts) == 64 and all("step by step" in row["input"] for row in rollouts)
+    # What the method made of each token stands beside it, and other methods can be asked.
+    dump = tmp_path / "rollouts" / "step_000001.parquet"
+    rows = read_rows(dump, range(len(read_head(dump))))
+    assert len(rows) == 64 and {row["response"] for row in rows} == {row["output"] for row in rollouts}
+    assert all(row["entropy"] and row["gate"] and row["old_log_prob"] and len(row["tokens"]) == row["length"] for row in rows)
+    entropy = [value for row in rows for value in row["entropy"]]
+    assert sum(entropy) / len(entropy) == pytest.approx(steps[0]["actor/entropy"], rel=1e-3)
+    assert cli.main(["inspect", str(dump), "--methods", "grpo", "erpo", "--out", str(tmp_path / "page.html")]) == 0

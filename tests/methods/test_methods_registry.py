@@ -139,7 +139,7 @@ def test_left_out_means_no_anchor_under_rule_threshold():
 def test_the_diagnostics_of_advantages_made_elsewhere_are_those_of_grpo():
     batch = random_batch(9, 40, 12, 8, dtype=torch.float32)
     result = methods.get("grpo").credit(given(batch))
-    assert same(diagnosed(given(batch), result.advantages), result.metrics)
+    assert same(diagnosed(given(batch), result.advantages).metrics, result.metrics)
     left_out = torch.arange(40) == 3
     result = methods.get("grpo").credit(given(batch, left_out=left_out))
-    assert same(diagnosed(given(batch, left_out=left_out), result.advantages), result.metrics)
+    assert same(diagnosed(given(batch, left_out=left_out), result.advantages).metrics, result.metrics)

@@ -9,7 +9,7 @@ Importing this package imports neither sympy nor math-verify; the worker process
 
 from .config import RewardConfig, RewardConfigError
 from .gold import GoldProblem, check_golds, gold_answers
-from .judge import MathJudge, shared_judge
+from .judge import MathJudge, group_answers, shared_judge
 from .metrics import batch_metrics
 from .pool import RewardSetupError, close_all
 from .verdict import KEYS, POLICY_VERSION, Reason, Verdict
@@ -30,6 +30,7 @@ __all__ = [
     "close_all",
     "compute_score",
     "gold_answers",
+    "group_answers",
     "score",
     "shared_judge",
 ]

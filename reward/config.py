@@ -40,22 +40,26 @@ class RewardConfig:
     """
 
     # -- which part of the response is the answer
-    several_boxes: str = _choice(
-        "auto", "last", "same", "join", help="auto: the last; boxes side by side are a list where the gold is one"
+    answer_forms: str = _choice(
+        "boxed", "marked", "any", help="boxed: \\boxed{} alone; marked: only 'Answer: 7' and the like; any: a box, else what is marked"
     )
-    no_box: str = _choice("zero", "marker", help="'marker' also reads the text after the last '####' or 'answer is'")
+    several_boxes: str = _choice(
+        "auto", "last", "same", "join", help="auto: the last; of boxes side by side all, which is right where the gold is a list"
+    )
     unclosed_think: str = _choice("zero", "ignore", help="a <think> that is never closed: score 0, or read on")
     require_think: bool = _flag(False, "a response without </think> scores 0 (the template opened <think>)")
 
     # -- how strictly an answer is compared
-    prose: str = _choice("refuse", "pass", help="words around an answer: refuse them, or hand them to math-verify")
+    tasks: str = _choice("refuse", "compute", help="an integral, sum, limit or derivative left standing where the gold has none")
     chains: str = _choice("all_sides", "refuse", help="'a = b = c': right only if every value is right, or never")
     units: str = _choice("optional", "required", "ignore", help="a unit that the gold has and the answer lacks")
+    counted_nouns: str = _choice("known", "any", help="what may be counted behind a number: listed nouns, or any one word")
     percent: str = _choice("lenient", "strict", help="lenient: 50%, 50 and 0.5 all meet a gold of 50%")
-    bases: str = _choice("lenient", "strict", help="lenient: a base may be left out; different bases never match")
+    bases: str = _choice("lenient", "strict", help="lenient: a base that the gold has may be left out")
     lists: str = _choice("unordered", "ordered", help="whether the order of a bare list such as 1, 2 matters")
     tuple_brackets: str = _choice("optional", "required", help="whether 1, 2 meets a gold of (1, 2)")
     relations: str = _choice("as_sets", "same_form", help="as_sets: 1 < x < 2 also meets a gold of (1, 2)")
+    approximations: str = _choice("rational", "any", help="which golds a decimal may approximate: fractions, or roots and pi too")
     rel_tol: float = _number(1e-6, 0.0, 0.1, "relative tolerance where a decimal is involved; integers are exact")
 
     # -- what a verdict is worth
@@ -128,3 +132,10 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
     if not meta["low"] <= value <= meta["high"]:
         raise RewardConfigError(f"{item.name} must lie in [{meta['low']}, {meta['high']}], not {value!r}")
     return kind(value)
+
+
+# What the workers need of the configuration.
+POLICY_FIELDS = (
+    "tasks", "chains", "units", "counted_nouns", "percent", "bases", "lists", "tuple_brackets", "relations", "approximations", "rel_tol",
+    "max_digits", "max_exponent",
+)  # fmt: skip

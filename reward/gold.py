@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from .config import POLICY_FIELDS, RewardConfig
+from .plain import read_number
+from .pool import PoolSettings, shared_pool
 from .scanner import find_boxes, join_adjacent, unwrap
 
 _KEYS = ("target", "ground_truth", "answer", "final_answer")
@@ -66,59 +69,44 @@ class GoldProblem:
     why: str
 
 
-def check_golds(rows: Iterable[Any], config: Any = None) -> list[GoldProblem]:
+def check_golds(rows: Iterable[Any], config: RewardConfig | None = None) -> list[GoldProblem]:
     """The rows whose reference answer the judge cannot read; an empty list means that all are usable.
 
     Args:
         rows: reference answers, or rows that hold one: verl's `reward_model.ground_truth`, or `ground_truth`, `answer`,
             `target`, `final_answer`.
-        config: a `RewardConfig`, or None for the defaults.
+        config: None for the defaults.
 
-    Every alternative of a row must be readable. Loads math-verify where an answer is beyond the fast path.
+    Every alternative of a row must be readable. Loads math-verify where an answer is no plain number.
+
+    Raises:
+        RewardSetupError: the workers cannot be started.
     """
-    from .comparison import cleaned_gold, value_readings
-    from .config import RewardConfig
-    from .fastpath import parse
-    from .normalize import with_body
-    from .pool import PoolSettings, shared_pool
-
     config = config or RewardConfig()
+    policy = {name: getattr(config, name) for name in POLICY_FIELDS}
     pool = None
-    problems: list[GoldProblem] = []
+    problems: dict[int, GoldProblem] = {}
     waiting = []
     for place, row in enumerate(rows):
         gold = _field(row)
         answers = gold_answers(gold)
         if not answers or not all(text.strip() for text in answers):
-            problems.append(GoldProblem(place, gold, "empty"))
+            problems[place] = GoldProblem(place, gold, "empty")
             continue
         for text in answers:
-            cleaned = cleaned_gold(text, config.max_gold_chars)
-            if cleaned is None:
-                why = "too long" if len(text) > config.max_gold_chars else "nothing but signs"
-                problems.append(GoldProblem(place, gold, why))
-                break
-            if cleaned.problem:
-                problems.append(GoldProblem(place, gold, "two numbers side by side"))
-                break
-            if cleaned.wordy:
-                continue
-            unread = [body for body in value_readings(cleaned.body) if parse(body) is None]
-            if not unread:
-                continue
-            if pool is None:
-                names = PoolSettings.__dataclass_fields__
-                pool = shared_pool(PoolSettings(**{name: getattr(config, name) for name in names}))
-            waiting.extend(
-                (place, gold, pool.submit({"op": "read", "gold": with_body(cleaned, body).latex})) for body in unread
-            )
+            if len(text) > config.max_gold_chars:
+                problems[place] = GoldProblem(place, gold, "too long")
+            elif read_number(text) is None:
+                if pool is None:
+                    pool = shared_pool(PoolSettings(**{item.name: getattr(config, item.name) for item in fields(PoolSettings)}))
+                waiting.append((place, gold, pool.submit({"op": "read", "gold": text, "policy": policy})))
     for place, gold, future in waiting:
         outcome = future.result()
-        if outcome != "right":
-            why = "math-verify cannot parse it" if outcome == "gold_unreadable" else f"reading it ended in {outcome}"
-            problems.append(GoldProblem(place, gold, why))
-    first = {problem.row: problem for problem in reversed(problems)}
-    return [first[row] for row in sorted(first)]
+        reason = outcome if isinstance(outcome, str) else outcome["reason"]
+        if reason != "right":
+            why = "it cannot be parsed" if reason == "gold_unreadable" else f"reading it ended in {reason}"
+            problems.setdefault(place, GoldProblem(place, gold, why))
+    return [problems[place] for place in sorted(problems)]
 
 
 def _field(row: Any) -> Any:

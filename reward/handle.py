@@ -22,11 +22,13 @@ class Task:
         request: what `mathverify.handle` gets.
         future: where its outcome goes.
         retries: how often it may be tried again after its worker died.
+        slow: it has been put behind the others because it takes long, and is not interrupted any more.
     """
 
     request: dict[str, Any]
     future: Future
     retries: int
+    slow: bool = False
 
 
 @dataclass
@@ -52,6 +54,11 @@ class Worker:
     def long(self) -> bool:
         """Whether it has been at its task for long."""
         return self.task is not None and time.monotonic() >= self.since + LONG_S
+
+    def stalled(self) -> bool:
+        """Whether it was stopped and has had no processor for its task: not the answer's fault."""
+        state, cpu_s = processor_time(self.pid)
+        return state not in ("", "R") and cpu_s <= self.cpu_s
 
     def starved(self, now: float, limit_s: float, overload_factor: float) -> bool:
         """Whether, at its deadline, it has wanted a processor and not had one; it then gets a later deadline."""

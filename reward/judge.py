@@ -1,9 +1,9 @@
 """The judge: one road from a response to a verdict, the same for verl, the trainer, evaluation and files.
 
-Road: size limit -> text after the last </think> -> last balanced box -> bounds -> one spelling -> verdict cache ->
-words, units, equations -> fast path -> math-verify in a worker. Everything up to the worker is synchronous and takes
-microseconds. The road is written once, as a generator that yields a future where it needs a worker; `score` waits for
-the future in its thread, `ascore` awaits it.
+Road: text after the last </think> -> last balanced box -> verdict cache -> identical text, plain numbers -> bounds -> a worker, where
+words, units, labels, lists and math-verify are. What runs here is linear in the response, makes no long numbers, and cannot raise:
+an exception inside is the verdict `failed`. The road is written once, as a generator that yields a future where it needs a worker;
+`score` waits for the future in its thread, `ascore` awaits it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import fields
 from typing import Any
 
-from . import comparison
-from .bounds import answer_problem
-from .config import RewardConfig
-from .fastpath import canonical
+from .config import POLICY_FIELDS, RewardConfig, RewardConfigError
 from .gold import gold_answers
 from .metrics import Counters
-from .normalize import Clean, clean
-from .pool import PoolSettings, WorkerPool, shared_pool
-from .scanner import Found, find_answer, unwrap
+from .plain import equal_numbers, read_number
+from .pool import PoolSettings, RewardSetupError, WorkerPool, shared_pool
+from .scanner import NOTHING_FOUND, Found, find_answer, unwrap
 from .verdict import NOT_CACHED, Reason, Verdict, as_dict
 
 _log = logging.getLogger(__name__)
 _MAX_WARNINGS = 20
+_MAX_QUESTIONS = 200  # that grouping one problem's answers may ask the workers
+_REASONS = {reason.name.lower(): reason for reason in Reason} | {"timeout": Reason.TIMEOUT, "memory": Reason.MEMORY}
 Road = Generator[Future, Any, Verdict]
 
 
@@ -45,8 +45,9 @@ class MathJudge:
         self._in_flight: dict[tuple[str, str], Future] = {}
         self._lock = threading.Lock()
         self._warnings = 0
-        names = PoolSettings.__dataclass_fields__
-        self._pool_settings = PoolSettings(**{name: getattr(self.config, name) for name in names})
+        self._proved = False  # whether the workers have ever answered
+        self._policy = {name: getattr(self.config, name) for name in POLICY_FIELDS}
+        self._pool_settings = PoolSettings(**{item.name: getattr(self.config, item.name) for item in fields(PoolSettings)})
         _JUDGES.add(self)
 
     # ---------------------------------------------------------------- whole responses
@@ -61,7 +62,7 @@ class MathJudge:
             extra_info: may hold `response_length` (tokens) and `truncated`.
 
         Raises:
-            RewardSetupError: the workers cannot be started. Nothing that a model can write raises.
+            RewardSetupError: the workers cannot be started and never could. Nothing that a model can write raises.
             RewardConfigError: overlong_unit=tokens and no `response_length`.
         """
         started = time.perf_counter()
@@ -90,13 +91,40 @@ class MathJudge:
             except StopIteration as stop:
                 results[place] = self._result(found, stop.value, solution, None, begun)
         for place, found, road, future in open_roads:
-            verdict = _drive(road, future)
-            results[place] = self._result(found, verdict, rows[place][0], None, started)
+            results[place] = self._result(found, _drive(road, future), rows[place][0], None, started)
         return results  # type: ignore[return-value]
 
     def judge(self, answer: str, gold: Any) -> Verdict:
         """The verdict on an answer that is already out of its box."""
-        return _drive(self._answer_road(unwrap(answer), gold))
+        return _drive(self._road(Found(unwrap(answer), None, False, True), gold))
+
+    def group_answers(self, answers: Sequence[str]) -> list[int]:
+        """The class number of each answer (out of its box, or a result's `pred`): answers of one value share a number.
+
+        Two answers are one value where either is right by the other as the gold. Classes are numbered from 0 in the order of their first
+        answers. Never raises for any text; asks the workers at most 200 times, and leaves what is then undecided in classes of its own.
+        """
+        texts = [" ".join(answer.split()) if isinstance(answer, str) else "" for answer in answers]
+        classes: dict[str, int] = {}
+        first: list[str] = []  # of each class
+        questions = 0
+        for text in texts:
+            if text in classes:
+                continue
+            for number, other in enumerate(first):
+                if not text or not other or questions >= _MAX_QUESTIONS:
+                    break
+                verdict = self.judge(text, other)
+                questions += not verdict.fast
+                if verdict.right:
+                    classes[text] = number
+                    break
+                if verdict.reason not in (Reason.WRONG, Reason.UNITS_DIFFER, Reason.CHAIN, Reason.GOLD_UNREADABLE):
+                    break  # refused or cut off, whatever it is held against
+            if text not in classes:
+                classes[text] = len(first)
+                first.append(text)
+        return [classes[text] for text in texts]
 
     def start(self) -> None:
         """Begins to load math-verify in the background, so that the first hard answer need not wait for it."""
@@ -110,56 +138,65 @@ class MathJudge:
 
     def _find(self, solution: Any) -> Found:
         if not isinstance(solution, str):
-            return Found(None, Reason.BAD_INPUT, False, False)
-        return find_answer(solution, self.config)
+            return NOTHING_FOUND
+        try:
+            return find_answer(solution, self.config)
+        except Exception:
+            self._warn("scanning this response failed, it scores 0: %.200r", solution[-200:], exc_info=True)
+            return Found(None, Reason.FAILED, False, False)
 
     def _road(self, found: Found, gold: Any) -> Road:
+        """The verdict on what was found in a response; whatever goes wrong here is one too."""
+        try:
+            return (yield from self._golds_road(found, gold))
+        except (RewardSetupError, RewardConfigError):
+            if not self._proved:
+                raise
+            self._warn("the workers of the maths reward cannot be started any more; what needs them is ungradeable", exc_info=True)
+        except Exception:
+            self._warn("comparing failed, the response is ungradeable: answer %.200r, gold %.200r", found.answer, gold, exc_info=True)
+        return Verdict(Reason.FAILED)
+
+    def _golds_road(self, found: Found, gold: Any) -> Road:
         if self.config.prestart:
             self.start()
-        if not any(text.strip() for text in gold_answers(gold)):
-            self._warn_gold(gold)
+        golds = [text for text in gold_answers(gold) if text.strip() and len(text) <= self.config.max_gold_chars]
+        if not golds:
+            self._warn("the maths reward cannot read this reference answer: %.200r", gold)
             return Verdict(Reason.GOLD_UNREADABLE)
         if found.answer is None:
             return Verdict(found.reason or Reason.NO_BOX)
-        if found.joined is None:
-            return (yield from self._answer_road(found.answer, gold))
         verdict = Verdict(Reason.GOLD_UNREADABLE)
-        for text in gold_answers(gold):
-            answer = found.joined if comparison.is_list(text, self.config.max_gold_chars) else found.answer
-            verdict = yield from self._answer_road(answer, text)
+        for text in golds:
+            if found.joined is not None:
+                verdict = yield from self._pair(text, found.joined)
+                if verdict.right:
+                    return verdict
+                if found.hedged:
+                    verdict = Verdict(Reason.SEVERAL_BOXES, verdict.pred)
+                    continue
+            verdict = yield from self._pair(text, found.answer)
             if verdict.right:
-                break
+                return verdict
         return verdict
 
-    def _answer_road(self, answer: str, gold: Any) -> Road:
-        problem = answer_problem(answer, self.config)
-        if problem:
-            return Verdict(problem)
-        verdict = Verdict(Reason.GOLD_UNREADABLE)
-        for text in gold_answers(gold):
-            verdict = yield from self._pair(text, answer)
-            if verdict.right:
-                break
-        return verdict
-
-    def _pair(self, gold_text: str, answer: str) -> Road:
+    def _pair(self, gold: str, answer: str) -> Road:
         """The verdict on one accepted answer and the given one, from the cache if it is there."""
-        key = (gold_text, answer)
+        key = (gold, answer)
         with self._lock:
             known = self._cache.get(key)
             if known is not None:
                 self._cache.move_to_end(key)
                 return known
-        gold = comparison.cleaned_gold(gold_text, self.config.max_gold_chars)
-        if gold is not None and gold_text == answer:
-            # The very text of the gold is right even where it is damaged beyond reading.
-            verdict = Verdict(Reason.RIGHT, canonical(clean(answer)))
-        elif gold is None:
-            verdict = Verdict(Reason.GOLD_UNREADABLE)
-        else:
-            verdict = yield from self._compare(gold, clean(answer))
+        verdict = self._certain(gold, answer)
+        if verdict is None:
+            outcome = yield self._ask(gold, answer)
+            self._proved = True
+            if isinstance(outcome, str):
+                outcome = {"reason": outcome, "pred": answer}
+            verdict = Verdict(_REASONS.get(outcome["reason"], Reason.FAILED), outcome["pred"], fast=False)
         if verdict.reason is Reason.GOLD_UNREADABLE:
-            self._warn_gold(gold_text)
+            self._warn("the maths reward cannot read this reference answer: %.200r", gold)
         if verdict.reason not in NOT_CACHED and self.config.cache_size:
             with self._lock:
                 self._cache[key] = Verdict(verdict.reason, verdict.pred, verdict.fast, cached=True)
@@ -167,32 +204,33 @@ class MathJudge:
                     self._cache.popitem(last=False)
         return verdict
 
-    def _compare(self, gold: Clean, answer: Clean) -> Road:
-        plan = comparison.plan(gold, answer, self.config)
-        if isinstance(plan, comparison.Decided):
-            return Verdict(plan.reason, plan.pred)
-        # Any of the alternatives, in each of which every pair must be right.
-        reason = Reason.WRONG
-        for alternative in plan.alternatives:
-            for pair_gold, pair_answer in alternative:
-                outcome = yield self._ask(pair_gold, pair_answer, plan.policy)
-                reason = comparison.OUTCOMES.get(outcome, Reason.FAILED)
-                if reason is not Reason.RIGHT:
-                    break
-            if reason is Reason.RIGHT or reason in NOT_CACHED:
-                break
-        if reason is Reason.WRONG:
-            reason = plan.failing
-        return Verdict(reason, plan.pred, fast=False)
+    def _certain(self, gold: str, answer: str) -> Verdict | None:
+        """What is certain without a worker: bounds, identical text, and two plain numbers."""
+        config = self.config
+        if not answer:
+            return Verdict(Reason.EMPTY)
+        if len(answer) > config.max_answer_chars:
+            return Verdict(Reason.TOO_LONG)
+        if _nesting(answer) > config.max_nesting:
+            return Verdict(Reason.TOO_DEEP)
+        number = read_number(answer)
+        pred = str(number) if number else answer
+        if " ".join(gold.replace("$", " ").split()) == " ".join(answer.replace("$", " ").split()):
+            return Verdict(Reason.RIGHT, pred)
+        gold_number = read_number(gold) if number else None
+        if gold_number is None:
+            return None
+        same = equal_numbers(gold_number, number, config.rel_tol, config.percent == "lenient")
+        return Verdict(Reason.RIGHT if same else Reason.WRONG, pred)
 
-    def _ask(self, gold: str, answer: str, policy: dict[str, Any]) -> Future:
+    def _ask(self, gold: str, answer: str) -> Future:
         """The worker's outcome; pairs that are the same at the same time share one request."""
         key = (gold, answer)
         with self._lock:
             future = self._in_flight.get(key)
             if future is not None:
                 return future
-            future = self._pool().submit({"op": "judge", "gold": gold, "answer": answer, "policy": policy})
+            future = self._pool().submit({"op": "judge", "gold": gold, "answer": answer, "policy": self._policy})
             self._in_flight[key] = future
         future.add_done_callback(lambda done: self._landed(key, done))
         return future
@@ -205,10 +243,10 @@ class MathJudge:
     def _pool(self) -> WorkerPool:
         return shared_pool(self._pool_settings)
 
-    def _warn_gold(self, gold: Any) -> None:
+    def _warn(self, message: str, *arguments: Any, exc_info: bool = False) -> None:
         self._warnings += 1
         if self._warnings <= _MAX_WARNINGS:
-            _log.warning("the maths reward cannot read this reference answer, it scores 0: %.200r", gold)
+            _log.warning(message, *arguments, exc_info=exc_info)
 
     # ---------------------------------------------------------------- what a verdict is worth
 
@@ -219,13 +257,11 @@ class MathJudge:
         score = config.score_right if verdict.right else config.score_wrong
         if found.format_ok:
             score += config.format_bonus
-        penalty = 0.0
-        if config.overlong_limit:
-            penalty = comparison.overlong_penalty(solution, extra_info, config)
+        penalty = overlong_penalty(solution, extra_info, config) if config.overlong_limit else 0.0
         result = as_dict(
             verdict,
             score=score - penalty,
-            truncated=found.truncated or bool(_get(extra_info, "truncated")),
+            truncated=found.truncated or bool(isinstance(extra_info, Mapping) and extra_info.get("truncated")),
             format_ok=found.format_ok,
             overlong_penalty=penalty,
             latency_s=time.perf_counter() - started,
@@ -239,8 +275,46 @@ class MathJudge:
         self.counters.reinit_lock()
 
 
-def _get(mapping: Any, key: str) -> Any:
-    return mapping.get(key) if isinstance(mapping, Mapping) else None
+def _nesting(answer: str) -> int:
+    """The deepest nesting of brackets and braces."""
+    depth = deepest = 0
+    for char in answer:
+        if char in "{([":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "})]":
+            depth = max(0, depth - 1)
+    return deepest
+
+
+def overlong_penalty(solution: Any, extra_info: Mapping | None, config: RewardConfig) -> float:
+    """The soft penalty for length: 0 up to limit - buffer, then rising linearly to overlong_penalty at the limit.
+
+    Raises:
+        RewardConfigError: overlong_unit is 'tokens' and extra_info holds no `response_length`.
+    """
+    if config.overlong_unit == "tokens":
+        length = extra_info.get("response_length") if isinstance(extra_info, Mapping) else None
+        if length is None:
+            raise RewardConfigError(
+                "overlong_unit=tokens needs extra_info['response_length']; verl does not give it: use overlong_unit=chars, "
+                "or verl's own dapo reward manager"
+            )
+    else:
+        length = len(solution) if isinstance(solution, str) else 0
+    over = float(length) - (config.overlong_limit - config.overlong_buffer)
+    if over <= 0:
+        return 0.0
+    return config.overlong_penalty * (min(1.0, over / config.overlong_buffer) if config.overlong_buffer else 1.0)
+
+
+def _next(road: Road, future: Future) -> Future:
+    """Hands a future's outcome, or its exception, to the road that waits for it."""
+    try:
+        outcome = future.result()
+    except Exception as error:
+        return road.throw(error)
+    return road.send(outcome)
 
 
 def _drive(road: Road, future: Future | None = None) -> Verdict:
@@ -248,7 +322,7 @@ def _drive(road: Road, future: Future | None = None) -> Verdict:
     try:
         future = future or next(road)
         while True:
-            future = road.send(future.result())
+            future = _next(road, future)
     except StopIteration as stop:
         return stop.value
 
@@ -259,7 +333,8 @@ async def _adrive(road: Road) -> Verdict:
         future = next(road)
         while True:
             # The shield: who is cancelled here must not cancel a request that others wait for.
-            future = road.send(await asyncio.shield(asyncio.wrap_future(future)))
+            await asyncio.wait([asyncio.shield(asyncio.wrap_future(future))])
+            future = _next(road, future)
     except StopIteration as stop:
         return stop.value
 
@@ -277,6 +352,11 @@ def shared_judge(config: RewardConfig | None = None) -> MathJudge:
         if judge is None:
             judge = _SHARED[config] = MathJudge(config)
         return judge
+
+
+def group_answers(answers: Sequence[str], config: RewardConfig | None = None) -> list[int]:
+    """The class number of each answer, by the shared judge's own equality; see `MathJudge.group_answers`."""
+    return shared_judge(config).group_answers(answers)
 
 
 def _after_fork_in_child() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from .verdict import Reason
 
 _RATES = (
-    "acc", "fast_path", "cached", "timed_out", "killed", "no_box", "truncated", "refused", "gold_unreadable", "format_ok",
+    "acc", "fast_path", "cached", "timed_out", "killed", "no_box", "truncated", "refused", "gold_unreadable", "ungradeable",
+    "format_ok",
 )  # fmt: skip
 
 

@@ -8,7 +8,9 @@ What holds, whatever a worker does:
       killed then; a killed, crashed or babbling worker is replaced at once and harms no other request. Only where the
       machine is so busy that the worker had no processor for that long does it get its time later, up to
       `overload_factor` limits: an answer is not scored 0 because somebody else computes;
-    - quick requests do not wait for slow ones: beside up to `workers` that are held up, as many others serve on;
+    - quick requests do not wait for slow ones: beside up to `workers` that are held up, as many others serve on, and where even
+      those are held up, the slow ones are interrupted once and started again behind all others;
+    - a worker that was stopped and had no processor time is replaced, and its request tried once more;
     - every future ends: with an outcome, or with `RewardSetupError` where the workers cannot be started at all;
     - nothing is left running once this process is gone, be it by `SIGKILL`.
 """
@@ -38,7 +40,7 @@ from .protocol import ProtocolError, pack
 _LOSSES_ALLOWED = 3  # nurseries in a row that were lost before any answer
 _STILLBORN_ALLOWED = 20  # workers in a row that died before they said hello
 _HELLO_LIMIT_S = 30.0
-_OUTCOMES = frozenset({"right", "wrong", "unreadable", "gold_unreadable", "memory", "failed"})
+_OUTCOMES = frozenset({"memory", "failed"})
 
 
 class RewardSetupError(RuntimeError):
@@ -67,6 +69,7 @@ class WorkerPool:
         self.counts: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
         self._queue: collections.deque[Task] = collections.deque()
+        self._slow: collections.deque[Task] = collections.deque()  # tasks that were interrupted; `workers` of them run at a time
         self._thread: threading.Thread | None = None
         self._closing = False
         self._wake_read, self._wake_write = socket.socketpair()
@@ -154,8 +157,9 @@ class WorkerPool:
                 self._stop_processes(retry_all=True)  # into the queue, whose every task gets the error
             self._selector.close()
             with self._lock:
-                left = list(self._queue)
+                left = [*self._queue, *self._slow]
                 self._queue.clear()
+                self._slow.clear()
                 self._thread = None
             for task in left:
                 if not task.future.done():
@@ -166,7 +170,7 @@ class WorkerPool:
         self._fill()
         deadlines = [worker.deadline for worker in self._workers.values() if worker.waited_for]
         deadlines += self._nursery.deadlines()
-        if self._queue:
+        if self._queue or self._slow:
             deadlines += [
                 worker.since + handle.LONG_S for worker in self._workers.values() if worker.task and not worker.long
             ]
@@ -187,28 +191,49 @@ class WorkerPool:
         now = time.monotonic()
         for worker in list(self._workers.values()):
             if worker.waited_for and now >= worker.deadline:
-                if worker.task is None:
+                if worker.task is None or worker.stalled():
                     self._crashed(worker)
                 elif worker.starved(now, self.settings.time_limit_s, self.settings.overload_factor):
                     self.counts["starved"] += 1
                 else:
                     self.counts["timeouts"] += 1
                     self._discard(worker, "timeout")
+        self._interrupt()
         self._nursery.check()
+
+    def _interrupt(self) -> None:
+        """Puts slow tasks behind the others, where all processes that there may be are held up and quick ones may wait."""
+        with self._lock:
+            waiting = len(self._queue)
+        if not waiting or len(self._workers) + self._nursery.forking < 2 * self.settings.workers:
+            return
+        held_up = [worker for worker in self._workers.values() if worker.long and not worker.task.slow]
+        for worker in held_up[:waiting]:
+            self.counts["interrupted"] += 1
+            worker.task.slow = True
+            self._slow.append(worker.task)
+            worker.task = None
+            self._discard(worker, "crashed")
+
+    def _next_task(self) -> Task | None:
+        """What is to be done next: quick tasks before slow ones, but one slow one at least is always under way."""
+        running = sum(worker.task is not None and worker.task.slow for worker in self._workers.values())
+        if self._slow and (running == 0 or (running < self.settings.workers and not self._queue)):
+            return self._slow.popleft()
+        with self._lock:
+            return self._queue.popleft() if self._queue else None
 
     def _fill(self) -> None:
         """Hands the queue to idle workers, and asks for as many workers as there is work for."""
         if not self._nursery.ready:
             return
         idle = [worker for worker in self._workers.values() if not worker.waited_for]
-        while self._queue and idle:
-            with self._lock:
-                task = self._queue.popleft()
+        while idle and (task := self._next_task()):
             self._dispatch(idle.pop(), task)
         existing = len(self._workers) + self._nursery.forking
         coming = self._nursery.forking + sum(not worker.ready for worker in self._workers.values())
         # One worker is kept at hand from the start on, the others come with the work.
-        wanted = max(len(self._queue) - coming, 1 - existing)
+        wanted = max(len(self._queue) + len(self._slow) - coming, 1 - existing)
         held_up = min(self.settings.workers, sum(worker.long for worker in self._workers.values()))
         room = self.settings.workers + held_up - existing
         for _ in range(min(wanted, room)):
@@ -297,7 +322,7 @@ class WorkerPool:
             task.retries -= 1
             self.counts["retries"] += 1
             with self._lock:
-                self._queue.appendleft(task)
+                (self._slow if task.slow else self._queue).appendleft(task)
         else:
             task.future.set_result(outcome)
 

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from .config import RewardConfig
 from .verdict import Reason
 
-_OPENERS = ("\\boxed", "\\fbox")
+_OPENERS = ("\\boxed", "\\fbox", "\\framebox")
+# What two boxes side by side may have between them, beside signs.
+_JOINTS = (
+    "\\textbf", "\\text", "\\qquad", "\\quad", "\\to", "\\rightarrow", "\\Rightarrow", "and", "either", "or", "maybe", "perhaps", "possibly",
+    "probably", "alternatively", "else",
+)  # fmt: skip
 _BARE_STOP = frozenset(" \t\r\n$\\{}")
-_MARKERS = ("####", "answer is", "answer:")
+_MARKERS = ("####", "answer is", "answer:", "answer**:", "answer:**")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Found:
         truncated: the response ends inside an open box or an open <think>.
         format_ok: no <think> left open and at least one closed box behind it.
         joined: the boxes that stand side by side at the end, as one list; None where there is only one.
+        hedged: they stand on one line, so that they are several answers if they are no list.
     """
 
     answer: str | None
@@ -33,30 +39,35 @@ class Found:
     truncated: bool
     format_ok: bool
     joined: str | None = None
+    hedged: bool = False
+
+
+NOTHING_FOUND = Found(None, Reason.BAD_INPUT, False, False)
 
 
 def find_answer(text: str, config: RewardConfig) -> Found:
     """The answer of the response `text` under the policy of `config`. Never raises for any string."""
-    close = text.rfind("</think>")
-    open_ = text.rfind("<think>")
+    close, behind = max((text.rfind(tag), text.rfind(tag) + len(tag)) for tag in ("</think>", "</thinking>"))
+    open_ = max(text.rfind("<think>"), text.rfind("<thinking>"))
     left_open = open_ > close
     if (left_open and config.unclosed_think == "zero") or (config.require_think and close < 0):
         return Found(None, Reason.UNCLOSED_THINK, True, False)
-    start = close + len("</think>") if close >= 0 else 0
+    start = behind if close >= 0 else 0
     start = max(start, len(text) - config.max_scan_chars)
     boxes, unclosed = find_boxes(text, start)
     format_ok = bool(boxes) and not unclosed and not left_open
     truncated = unclosed or left_open
 
-    if not boxes:
-        if config.no_box == "marker":
-            marked = _after_marker(text, start)
-            if marked:
-                return Found(marked, None, truncated, False)
+    if config.answer_forms != "boxed" and not (boxes and config.answer_forms == "any"):
+        marked = _after_marker(text, start)
+        if marked:
+            return Found(marked, None, truncated, not left_open)
+    if not boxes or config.answer_forms == "marked":
         return Found(None, Reason.TRUNCATED if unclosed else Reason.NO_BOX, truncated, False)
     picked, reason = _pick(text, boxes, config)
     joined = join_adjacent(text, boxes, config.max_answer_chars) if config.several_boxes == "auto" else None
-    return Found(picked, reason, truncated, format_ok, joined)
+    hedged = bool(joined) and "\n" not in text[boxes[-2][3] : boxes[-1][0]]
+    return Found(picked, reason, truncated, format_ok, joined, hedged)
 
 
 def find_boxes(text: str, start: int = 0) -> tuple[list[tuple[int, int, int, int]], bool]:
@@ -143,18 +154,22 @@ def _pick(text: str, boxes: list[tuple[int, int, int, int]], config: RewardConfi
 
 
 def join_adjacent(text: str, boxes: list[tuple[int, int, int, int]], limit: int) -> str | None:
-    """The last boxes as one list, as far back as only commas, `and` and `or` part them; None where that is one box.
+    """The last boxes as one list, as far back as only commas, `and` and `or` part them; None where that is one answer.
 
-    Gives up (None) once the list is longer than `limit` characters.
+    An answer that is said again counts once. Gives up (None) once the list is longer than `limit` characters.
     """
     parts: list[str] = []
+    seen: set[str] = set()
     size = 0
     for place in range(len(boxes) - 1, -1, -1):
         begin, content, end, _after = boxes[place]
         size += end - content + 2
         if size > limit:
             return None
-        parts.append(unwrap(text[content:end]))
+        part = unwrap(text[content:end])
+        if _squeezed(part) not in seen:
+            parts.append(part)
+        seen.add(_squeezed(part))
         gap = begin - boxes[place - 1][3] if place else 0
         if place == 0 or gap > 60 or not _is_joint(text[begin - gap : begin]):
             break
@@ -178,10 +193,10 @@ def _squeezed(text: str) -> str:
 
 
 def _is_joint(between: str) -> bool:
-    """Whether the text between two boxes only lists them: blanks, commas, math delimiters, `and`, `or`."""
-    for noise in ("\\text", "\\qquad", "\\quad", "\\(", "\\)", "\\[", "\\]", "\\,", "and", "or"):
+    """Whether the text between two boxes only lists them: signs, `and`, `or`, and words of doubt."""
+    for noise in _JOINTS:
         between = between.replace(noise, "")
-    return not between.strip(" \t\r\n,;${}")
+    return not any(map(str.isalnum, between))
 
 
 def _after_marker(text: str, start: int) -> str:
@@ -196,7 +211,7 @@ def _after_marker(text: str, start: int) -> str:
     if best < 0 or len(tail) != len(text) - start:
         return ""
     line = text[start + best :].lstrip(": \t\r\n")[:4000]
-    return line.split("\n", 1)[0].strip("*. \t\r")
+    return unwrap(line.split("\n", 1)[0].strip("*. \t\r"))
 
 
 def _escaped(text: str, at: int, start: int) -> bool:

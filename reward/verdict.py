@@ -30,14 +30,17 @@ class Reason(IntEnum):
     CRASHED = 18  # the worker died (and so did its retries)
     FAILED = 19  # the comparison raised an error
     BAD_INPUT = 20  # the response is not a string, or the row cannot be read
+    UNSOLVED = 21  # the box holds the task: an integral, a sum, a limit that is left to be done
 
 
 REFUSALS = frozenset(
     {
         Reason.TOO_LONG, Reason.TOO_DEEP, Reason.TOO_MANY_DIGITS, Reason.TOO_LARGE_POWER,
-        Reason.PROSE, Reason.CHAIN, Reason.SEVERAL_BOXES,
+        Reason.PROSE, Reason.CHAIN, Reason.SEVERAL_BOXES, Reason.UNSOLVED,
     }
 )  # fmt: skip
+# Neither right nor wrong: the data's or the judge's fault. Such a response's group is to be left out of the advantages.
+UNGRADEABLE = frozenset({Reason.GOLD_UNREADABLE, Reason.FAILED, Reason.CRASHED})
 KILLED = frozenset({Reason.TIMEOUT, Reason.MEMORY, Reason.CRASHED})
 # These depend on the machine's mood and not on the answer alone: they are never remembered.
 NOT_CACHED = frozenset({Reason.TIMEOUT, Reason.MEMORY, Reason.CRASHED, Reason.FAILED})
@@ -67,7 +70,7 @@ class Verdict:
 # The keys of every result, in order. All values are floats but `pred`, which is a string of at most PRED_CHARS.
 KEYS = (
     "score", "acc", "pred", "reason", "fast_path", "cached", "timed_out", "killed", "no_box", "truncated", "refused",
-    "gold_unreadable", "format_ok", "overlong_penalty", "latency_s",
+    "gold_unreadable", "ungradeable", "format_ok", "overlong_penalty", "latency_s",
 )  # fmt: skip
 PRED_CHARS = 200
 
@@ -90,6 +93,7 @@ def as_dict(
         "truncated": float(truncated),
         "refused": float(reason in REFUSALS),
         "gold_unreadable": float(reason is Reason.GOLD_UNREADABLE),
+        "ungradeable": float(reason in UNGRADEABLE),
         "format_ok": float(format_ok),
         "overlong_penalty": float(overlong_penalty),
         "latency_s": float(latency_s),

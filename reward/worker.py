@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _import_siblings(extra_path: list[str]) -> tuple:
-    """`protocol` and `mathverify` of this folder, imported without running any package's `__init__`."""
+    """`protocol` and `compare` of this folder, imported without running any package's `__init__`."""
     here = os.path.dirname(os.path.abspath(__file__))
     # Running by path put this folder first: its module names (config, worker...) must not shadow anybody's.
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
@@ -40,7 +40,7 @@ def _import_siblings(extra_path: list[str]) -> tuple:
     sys.modules[_PRIVATE] = package
     import importlib
 
-    return importlib.import_module(_PRIVATE + ".protocol"), importlib.import_module(_PRIVATE + ".mathverify")
+    return importlib.import_module(_PRIVATE + ".protocol"), importlib.import_module(_PRIVATE + ".compare")
 
 
 def nursery_main(control_fd: int) -> None:
@@ -51,8 +51,8 @@ def nursery_main(control_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's; the socket tells when to end
     setup = json.loads(_read_line(control))
     try:
-        protocol, mathverify = _import_siblings(setup["sys_path"])
-        versions = mathverify.prepare()
+        protocol, compare = _import_siblings(setup["sys_path"])
+        versions = compare.prepare()
     except BaseException:
         control.sendall(json.dumps({"error": traceback.format_exc()[-4000:]}).encode() + b"\n")
         return
@@ -85,7 +85,7 @@ def nursery_main(control_fd: int) -> None:
                 pid = os.fork()
                 if pid == 0:
                     control.close()
-                    _worker_process(fd, setup, protocol, mathverify)  # never returns
+                    _worker_process(fd, setup, protocol, compare)  # never returns
                 children.add(pid)
                 os.close(fd)
                 control.sendall(json.dumps({"forked": request["fork"], "pid": pid}).encode() + b"\n")
@@ -111,7 +111,7 @@ def _read_line(sock: socket.socket) -> bytes:
     return data
 
 
-def _worker_process(fd: int, setup: dict, protocol: types.ModuleType, mathverify: types.ModuleType) -> None:
+def _worker_process(fd: int, setup: dict, protocol: types.ModuleType, compare: types.ModuleType) -> None:
     """The life of a forked worker; ends in `os._exit`, whatever happens."""
     code = 1
     try:
@@ -130,7 +130,7 @@ def _worker_process(fd: int, setup: dict, protocol: types.ModuleType, mathverify
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        _serve(socket.socket(fileno=fd), protocol, mathverify)
+        _serve(socket.socket(fileno=fd), protocol, compare)
         code = 0
     except BaseException:
         pass
@@ -138,7 +138,7 @@ def _worker_process(fd: int, setup: dict, protocol: types.ModuleType, mathverify
         os._exit(code)
 
 
-def _serve(sock: socket.socket, protocol: types.ModuleType, mathverify: types.ModuleType) -> None:
+def _serve(sock: socket.socket, protocol: types.ModuleType, compare: types.ModuleType) -> None:
     """Answers requests until the socket closes. One request at a time; the pool never sends a second before an answer."""
     reader = protocol.FrameReader()
     sock.sendall(protocol.pack({"hello": os.getpid()}))
@@ -150,7 +150,7 @@ def _serve(sock: socket.socket, protocol: types.ModuleType, mathverify: types.Mo
             answer: dict = {"id": request["id"]}
             started = time.process_time()
             try:
-                answer["outcome"] = mathverify.handle(request)
+                answer["outcome"] = compare.handle(request)
             except MemoryError:
                 answer["outcome"] = "memory"
             except RecursionError:

@@ -39,7 +39,7 @@ TEMPLATES = {
     "deepseek-r1": Template(after=f"\n{_REASON}", source="DeepSeek-R1's model card: in the user's prompt, no system prompt"),
     "dapo": Template(
         before=_DAPO_BEFORE, after=_DAPO_AFTER,
-        source="DAPO-Math-17k's own prompt; it asks for no box, so the reward needs no_box=marker",
+        source="DAPO-Math-17k's own prompt; it asks for no box, so the reward needs answer_forms=marked",
     ),
 }  # fmt: skip
 DEFAULT_TEMPLATE = "boxed"

@@ -25,13 +25,13 @@ FILES = {
     "math math_train.parquet train": (
         7500,
         7491,
-        {"latex_escape": 1, "box_over_target": 18, "two_boxes": 7, "number_word": 1, "frac_arguments": 1, "level_unknown": 2},
+        {"latex_escape": 1, "box_over_target": 19, "two_boxes": 7, "number_word": 1, "frac_arguments": 1, "level_unknown": 2},
         {"no_gold": 2, "several_golds": 2, "duplicate": 5},
     ),
     "math math_test.parquet test": (
         5000,
         4997,
-        {"box_over_target": 16, "two_boxes": 6, "frac_arguments": 1},
+        {"box_over_target": 13, "two_boxes": 7, "frac_arguments": 1},
         {"several_golds": 2, "duplicate": 1},
     ),
     "math500 math500.jsonl test": (500, 500, {}, {}),
@@ -39,7 +39,7 @@ FILES = {
     "aime25 aime25.parquet test": (30, 30, {"unit": 1}, {}),
     "aime25 aime25_corrupted.jsonl test": (30, 30, {"latex_escape": 3}, {}),
     "amc23 amc23.jsonl test": (40, 40, {"float_integer": 40}, {}),
-    "minerva minerva_math.jsonl test": (272, 271, {"dollars": 1, "numpy": 1}, {"unreadable_gold": 1}),
+    "minerva minerva_math.jsonl test": (272, 272, {"dollars": 1, "numpy": 1}, {}),
     "olympiadbench olympiadbench.jsonl test": (675, 674, {"dollars": 265, "several_answers": 78}, {"unreadable_gold": 1}),
 }
 ROWS = {
@@ -50,7 +50,7 @@ ROWS = {
     "math math_test.parquet test": {"frac_arguments": [1714], "several_golds": [2716, 2912], "duplicate": [2348]},
     "aime25 aime25_corrupted.jsonl test": {"latex_escape": [18, 19, 27]},
     "aime25 aime25.parquet test": {"unit": [19]},
-    "minerva minerva_math.jsonl test": {"dollars": [72], "numpy": [5], "unreadable_gold": [261]},
+    "minerva minerva_math.jsonl test": {"dollars": [72], "numpy": [5]},
     "olympiadbench olympiadbench.jsonl test": {"unreadable_gold": [96]},
 }  # fmt: skip
 

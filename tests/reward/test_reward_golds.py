@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from erpo_verl.reward import check_golds, gold_answers
-from erpo_verl.reward.comparison import cleaned_gold
 
 
 def test_problems_are_listed_with_their_rows():
@@ -26,7 +25,7 @@ def test_problems_are_listed_with_their_rows():
     ]
     problems = check_golds(rows)
     assert [problem.row for problem in problems] == [1, 3, 4, 6, 7, 8]
-    assert problems[0].why == "empty" and problems[2].why == "math-verify cannot parse it"
+    assert problems[0].why == "empty" and problems[2].why == "it cannot be parsed"
     assert problems[2].gold == rows[4]
 
 
@@ -132,7 +131,7 @@ def test_golds_of_other_rows_are_almost_never_right(golds, judge):
     wrong = [
         (text, other)
         for (text, other), met in zip(pairs, right, strict=True)
-        if met and cleaned_gold(text, 4000).key != cleaned_gold(other, 4000).key
+        if met and "".join(text.split()) != "".join(other.split())
     ]
     assert len(pairs) > 3000
     assert len(wrong) <= 0.002 * len(pairs), wrong

@@ -74,7 +74,7 @@ def test_several_boxes_by_policy():
 def test_markers_only_where_allowed():
     text = "so it is\n#### 1,234\n"
     assert find_answer(text, DEFAULT).reason is Reason.NO_BOX
-    marked = RewardConfig(no_box="marker")
+    marked = RewardConfig(answer_forms="any")
     assert find_answer(text, marked).answer == "1,234"
     assert find_answer("The answer is: **17**.", marked).answer == "17"
     assert find_answer(r"#### 5 but \boxed{6}", marked).answer == "6"
@@ -118,6 +118,6 @@ def test_agrees_with_the_definition(text):
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200))
 def test_never_raises(text):
-    for settings_ in ({}, {"several_boxes": "join", "no_box": "marker"}, {"several_boxes": "same"}):
+    for settings_ in ({}, {"several_boxes": "join", "answer_forms": "any"}, {"several_boxes": "same"}):
         find_answer(text + "\\boxed{" + text, RewardConfig(**settings_))
         find_answer("\\boxed{" + text + "}" + text, RewardConfig(**settings_))

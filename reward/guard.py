@@ -1,0 +1,194 @@
+"""What an answer may not be, and what of a text must be kept: refusals and comparisons of signs before math-verify is asked.
+
+Runs in the workers. math-verify drops or equates much that changes a value (ellipses, primes, letters' order, an index); what
+it is given is therefore made of tokens that it reads in full, and the signs of gold and answer are held against each other first.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .latex import Tokens, Word, closing, split, written
+from .words import word_set
+
+_GREEK = word_set(r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \upsilon
+    \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Sigma \Upsilon \Phi \Psi \Omega \ell""")
+TRIGONOMETRY = word_set(r"\sin \cos \tan \cot \sec \csc")
+_FUNCTIONS = TRIGONOMETRY | word_set(r"\arcsin \arccos \arctan \sinh \cosh \tanh \log \ln \lg \exp \max \min \gcd \lcm \det \lim")
+_KNOWN = (
+    _GREEK | _FUNCTIONS
+    | word_set(r"""+ - / \cdot ^ _ ( ) [ ] { } \{ \} , ; = < > \leq \geq \neq | ! & \\ \frac \sqrt \pi \infty \binom \cup \cap \setminus
+    \in \emptyset \lfloor \rfloor \lceil \rceil \sum \prod \int \to \pm \mp \circ \begin{matrix} \end{matrix} \begin{pmatrix} \end{pmatrix}
+    \begin{bmatrix} \end{bmatrix} \begin{vmatrix} \end{vmatrix} \mathbb{R} \mathbb{N} \mathbb{Z} \mathbb{Q} \mathbb{C}""")
+)  # fmt: skip
+_ACCENTS = word_set(r"\bar \hat \vec \tilde \overline \overrightarrow \dot")
+_TASKS = word_set(r"\int \iint \iiint \oint \sum \prod \lim")
+_MAX_FACTORIAL = 1000
+_MAX_POWERS = 40
+_MAX_COMMANDS = 12
+
+
+def known(tokens: Tokens) -> bool:
+    """Whether math-verify reads every one of these tokens, drops none, and the bars are in pairs."""
+    return tokens.count("|") % 2 == 0 and all(
+        token in _KNOWN or (not isinstance(token, Word) and (token[0].isdigit() or (len(token) == 1 and token.isalpha() and token.isascii())))
+        for token in tokens
+    )
+
+
+def answer_problem(tokens: Tokens, max_digits: int, max_exponent: int) -> str | None:
+    """Why an answer is not computed with: digits without end, huge powers, towers of powers, factorials; or a hedge's sign."""
+    if any(len(token) > max_digits for token in tokens if token[0].isdigit()):
+        return "too_many_digits"
+    text = written(tokens)
+    powers = re.findall(r"\^\{-?(\d+)\}", text)
+    factorials = re.findall(r"(\d+)\}?\)?!", text)
+    if any(len(run) > 18 or int(run) > max_exponent for run in powers):
+        return "too_large_power"
+    if any(len(run) > 6 or int(run) > min(_MAX_FACTORIAL, max_exponent) for run in factorials):
+        return "too_large_power"
+    if len([token for token in tokens if token == "^"]) > _MAX_POWERS or "!!" in text or _tower(tokens) > 2:
+        return "too_large_power"
+    if sum(token in (r"\sum", r"\prod", r"\int", r"\binom", "!") for token in tokens) > _MAX_COMMANDS:
+        return "too_large_power"
+    if "?" in tokens:
+        return "prose"
+    return None
+
+
+def _tower(tokens: Tokens) -> int:
+    """The deepest nesting of exponents in exponents."""
+    stack: list[bool] = []
+    level = deepest = 0
+    for place, token in enumerate(tokens):
+        if token == "{":
+            stack.append(place > 0 and tokens[place - 1] == "^")
+            level += stack[-1]
+            deepest = max(deepest, level)
+        elif token == "}" and stack:
+            level -= stack.pop()
+    return deepest
+
+
+def task_left(tokens: Tokens) -> bool:
+    """Whether an integral, sum, product, limit or derivative is left to be done."""
+    return any(token in _TASKS for token in tokens) or r"\frac{d}{d" in written(tokens).replace(" ", "")
+
+
+def signature(tokens: Tokens) -> tuple:
+    """What math-verify may lose: the indexed names, and the signs of inequality that are no order."""
+    names = set()
+    for place, token in enumerate(tokens):
+        if token == "_" and place and tokens[place - 1] not in (r"\log", r"\sum", r"\prod", r"\int", r"\lim", r"\max", r"\min"):
+            end = closing(tokens, place + 1)
+            names.add((tokens[place - 1], "".join(tokens[place + 1 : end + 1])))
+    return names, tokens.count(r"\neq")
+
+
+def letters_differ(gold: Tokens, answer: Tokens) -> bool:
+    """Whether letters settle that two texts differ: names of points and words keep their order, E is not e and I is not i."""
+    for one, other in ((gold, answer), (answer, gold)):
+        if len(one) == 1 and one[0].isalpha() and len(other) == 1:
+            return one != other
+        letters = "".join(one)
+        if len(one) > 1 and all(token.isalpha() for token in one) and (len(one) > 2 or letters != letters.lower()):
+            return True  # the same text has been found equal before
+    return any((letter in gold) != (letter in answer) for letter in ("E", "I"))
+
+
+def is_choice(tokens: Tokens, leading: bool = False) -> str:
+    """The letter of a multiple choice, '' for anything else; `leading`: also of `(C) 42` and `Option C`."""
+    if leading and tokens and isinstance(tokens[0], Word) and tokens[0].lower() in ("option", "choice", "answer", "选"):
+        tokens = tokens[1:]
+    letters = [token for token in tokens if token not in (" ", ".", ":")]
+    if len(letters) == 1 and len(letters[0]) == 1 and letters[0] in "ABCDEFGHIJ":
+        return letters[0]
+    if letters[:1] == ["("] and letters[2:3] == [")"] and len(letters[1]) == 1 and letters[1] in "ABCDEFGHIJ":
+        rest = letters[3:]
+        if not rest or (leading and not any(token in (",", ";") or (token == "(" and rest[1:2] and rest[1] in "ABCDEFGHIJ") for token in rest)):
+            return letters[1]
+    return ""
+
+
+# ---------------------------------------------------------------------- labels
+
+
+def is_label(tokens: Tokens) -> bool:
+    """Whether a side of an equation only names what stands on the other: x, f(2), x_max, f^{-1}(x), \\angle ABC, P(odd), Area."""
+    tokens = [token for token in tokens if token != " "]
+    if not tokens or tokens == [r"\pi"]:
+        return False
+    if all(isinstance(token, Word) for token in tokens):
+        return len(tokens) <= 6
+    if tokens[0] in (r"\angle", r"\triangle", r"\max", r"\min", r"\sup", r"\inf") or tokens[:2] == ["m", r"\angle"]:
+        return all(token not in ("=", "-", "+") for token in tokens)
+    if tokens[0] == "(" and closing(tokens, 0) == len(tokens) - 1:
+        return all(map(is_label, split(tokens[1:-1], (",", ";"))))
+    if tokens[0] in ("[", "|") and len(tokens) > 3 and all(token.isalpha() and token.isupper() for token in tokens[1:-1]):
+        return tokens[-1] == {"[": "]", "|": "|"}[tokens[0]]
+    if all(token.isalpha() and token.isupper() for token in tokens):
+        return True
+    if tokens[0] == r"\frac" and re.fullmatch(r"\\frac\{d[A-Za-z]*(\^\{\d\}[A-Za-z]*)?\}\{d[A-Za-z](\^\{\d\})?\}", written(tokens).replace(" ", "")):
+        return True
+    return _name(tokens) == len(tokens)
+
+
+def _name(tokens: Tokens) -> int:
+    """The length of the name at the start: a letter or word with accent, index, primes, -1 and arguments; 0 where there is none."""
+    place = 0
+    if tokens[:1] and tokens[0] in _ACCENTS:
+        place = 1
+        if tokens[1:2] == ["{"]:
+            place = closing(tokens, 1) + 1
+            if place <= 0 or not all(token.isalpha() for token in tokens[2 : place - 1]):
+                return 0
+        elif tokens[1:2] and (tokens[1].isalpha() or tokens[1] in _GREEK):
+            place = 2
+        else:
+            return 0
+    elif tokens[:1] and (isinstance(tokens[0], Word) or (len(tokens[0]) == 1 and tokens[0].isalpha()) or tokens[0] in _GREEK):
+        place = 1
+    else:
+        return 0
+    while place < len(tokens):
+        token = tokens[place]
+        if token == "_" or (token == "^" and "".join(tokens[place + 1 : place + 5])[:4] in ("{-1}", "{*}", "{'}", "{''}")):
+            end = closing(tokens, place + 1)
+            if end < 0:
+                return 0
+            place = end + 1
+        elif token == "'":
+            place += 1
+        elif token == "(" and (end := closing(tokens, place)) > 0:
+            return end + 1
+        else:
+            return place
+    return place
+
+
+def is_quantity(tokens: Tokens) -> bool:
+    """Whether a side asks for the value of an expression of several unknowns (a + b, x^2 + y^2, f(1) + f(2), \\log_a b) or of an angle's
+    sine, cosine, ...: then the other side is the value. With one unknown it would be an equation that hides the unknown's value."""
+    tokens = [token for token in tokens if token != " "]
+    if any(token == "-" and (not place or tokens[place - 1] in ("(", "{", r"\cdot", "+", "|", "/")) for place, token in enumerate(tokens)):
+        return False
+    if tokens[:1] and tokens[0] in TRIGONOMETRY:
+        rest = tokens[1:]
+        if rest[:1] == ["^"]:
+            return False
+        if rest[:1] and rest[0].isdigit():
+            rest = rest[1:]
+        return bool(rest) and is_label(rest)
+    names, place = set(), 0
+    while place < len(tokens):
+        size = _name(tokens[place:]) if not isinstance(tokens[place], Word) else 0
+        if size and tokens[place + size - 1 : place + size] == [")"] and not any(token.isdigit() for token in tokens[place : place + size]):
+            size = 1  # x(y+1) is a product
+        while size and tokens[place].isupper() and tokens[place + size : place + size + 1] and tokens[place + size].isupper():
+            size += 1  # AB is one length
+        if size and tokens[place : place + 2] != ["e", "^"]:
+            names.add("".join(tokens[place : place + size]))
+        elif tokens[place] not in _KNOWN and not tokens[place][0].isdigit() and tokens[place] != ":":
+            return False
+        place += size or 1
+    return len(names) > 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,30 @@ INPUTS = ("entropy", "old_log_probs", "ref_log_prob")
 """Fields of a `TokenBatch` that a method may do without."""
 
 EPS = 1e-6
+
+
+class Together(Protocol):
+    """Metrics of all of a step's rows where an engine's processes each hold some groups: every process calls the same, in one order."""
+
+    def pool(self, found: Mapping[str, float]) -> dict[str, float]:
+        """Each name over all processes: those that end in " max" or " min" are extremes, all others sums."""
+        ...
+
+    def cat(self, values: Tensor) -> Tensor:
+        """[n] of every process, one after the other."""
+        ...
+
+
+class Alone:
+    """All rows are here."""
+
+    def pool(self, found: Mapping[str, float]) -> dict[str, float]:
+        """As it is."""
+        return dict(found)
+
+    def cat(self, values: Tensor) -> Tensor:
+        """As they are."""
+        return values
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,9 @@ class TokenBatch:
     deviation, and its rows, in their order, are one response to buckets."""
     left_out: Tensor | None = None
     """[B] bool, responses that nobody could judge: their whole group gets advantages of exactly 0 and enters no statistic."""
+    without_reference: Tensor | None = None
+    """[B] bool, responses of groups of equal outcomes for which no ``ref_log_prob`` was computed (what stands there does not matter): they
+    enter no statistic of it. For methods that say that they ignore it there."""
     mean_entropy: float | None = None
     """Mean of `entropy` over all valid tokens of the step, nats. For an engine that gives a method a part of the step's rows;
     None: these are all."""
@@ -52,7 +79,7 @@ class TokenBatch:
     def rows(self, rows: Tensor) -> TokenBatch:
         """The batch of the given rows ([n] int64); a row's decider must be among them."""
         changes: dict[str, Any] = {}
-        for name in ("token_level_rewards", "response_mask", *INPUTS, "left_out"):
+        for name in ("token_level_rewards", "response_mask", *INPUTS, "left_out", "without_reference"):
             tensor = getattr(self, name)
             changes[name] = tensor if tensor is None else tensor[rows.to(tensor.device)]
         changes["index"] = [self.index[i] for i in rows.tolist()]
@@ -107,8 +134,9 @@ class Packed:
     the input is not given. Every number in them is finite: that is checked before the method sees them.
     """
 
-    def __init__(self, given: TokenBatch):
+    def __init__(self, given: TokenBatch, together: Together | None = None):
         self.given = given
+        self.together = together or Alone()
         self.step = given.step
         self.dtype = torch.float32  # of the arithmetic on tokens; their sums are taken in float64
         inputs = {name: tensor for name in INPUTS if (tensor := getattr(given, name)) is not None}
@@ -128,10 +156,13 @@ class Packed:
 
     @cached_property
     def log_ratio(self) -> list[Tensor] | None:
-        """log pi_old - log pi_ref of the sampled tokens, nats. Made for the method, which may overwrite it."""
-        if self.given.old_log_probs is None or self.given.ref_log_prob is None:
+        """log pi_old - log pi_ref of the sampled tokens, nats; 0 in rows ``without_reference``. The method may overwrite it."""
+        old, ref = self.given.old_log_probs, self.given.ref_log_prob
+        if old is None or ref is None:
             return None
-        pairs = ((block.take(self.given.old_log_probs), block.take(self.given.ref_log_prob)) for block in self.blocks)
+        if self.given.without_reference is not None:
+            ref = torch.where(self.given.without_reference[:, None], old, ref)
+        pairs = ((block.take(old), block.take(ref)) for block in self.blocks)
         return [old.to(self.dtype) - ref.to(self.dtype) for old, ref in pairs]
 
     @cached_property

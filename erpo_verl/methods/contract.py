@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from erpo_verl.methods.batch import INPUTS, Packed, TokenBatch
+from erpo_verl.methods.batch import INPUTS, Alone, Packed, Together, TokenBatch
 from erpo_verl.methods.credit import Credit, Tokens, Writer
 from erpo_verl.methods.declarations import COMMON, Metric, Quantity
 from erpo_verl.methods.diagnostics import PREFIX
@@ -55,6 +55,12 @@ class Method:
     """Its settings, a frozen dataclass with ``prefix="algorithm.<name>."``."""
     needs: Callable[[Any, int | None], Collection[str]] = lambda settings, step: ()
     """Which of ``entropy``, ``old_log_probs``, ``ref_log_prob`` it needs under given settings at a step; step None: at any step."""
+    across_groups: Callable[[Any], bool] = lambda settings: True
+    """Whether under given settings a group's advantages depend on other groups, otherwise than by `Packed.mean_entropy`. If not, an engine
+    may give each process its own groups alone; metrics that come from ``out.pooled`` are then still those of all rows."""
+    ignores_reference: Callable[[Any], bool] = lambda settings: False
+    """Whether under given settings ``ref_log_prob`` does nothing in a group whose outcomes are all equal, so that an engine need not
+    compute it there (`TokenBatch.without_reference`)."""
     without: Mapping[str, str] = field(default_factory=dict)
     """For an input, what to set in order to do without it."""
     metrics: tuple[Metric, ...] = ()
@@ -107,7 +113,9 @@ class Method:
         return needed
 
     @torch.no_grad()
-    def credit(self, batch: TokenBatch, settings: Any = None, *, state: Any = None, keep_tokens: bool = False) -> Credit:
+    def credit(
+        self, batch: TokenBatch, settings: Any = None, *, state: Any = None, keep_tokens: bool = False, together: Together | None = None
+    ) -> Credit:
         """Token advantages for one batch. No input is changed; no gradient flows.
 
         Args:
@@ -115,6 +123,7 @@ class Method:
             settings: as for `configure`.
             state: what the last step's Credit held, for a method with a memory; None before the first step.
             keep_tokens: whether to return the quantities of each token, at the cost of their memory.
+            together: where the batch is a part of the step's rows: how its metrics become those of all.
 
         Returns:
             Credit. The same metric names come back for the same settings and the same choice of None inputs (but for a batch in
@@ -129,20 +138,22 @@ class Method:
         batch.check(self.inputs(settings, batch.step), dict(self.without))
         if state is None and self.first_state is not None:
             state = self.first_state(settings)
-        kept = batch.kept_rows()
+        kept, together = batch.kept_rows(), together or Alone()
         if kept is None:
-            found = self._work(batch, settings, state, keep_tokens)
-            share = 0.0
+            found = self._work(batch, settings, state, keep_tokens, together)
         elif not len(kept):
-            share, found = 1.0, Credit(torch.empty(0), {}, None, torch.empty(0), state)
+            Writer.of_nothing(together, batch.entropy is not None)
+            found = Credit(torch.empty(0), {}, None, torch.empty(0), state)
         else:
-            share, found = 1 - len(kept) / len(batch.index), self._work(batch.rows(kept), settings, state, keep_tokens)
+            found = self._work(batch.rows(kept), settings, state, keep_tokens, together)
         if kept is not None:
             found = _among_all(found, kept, batch)
-        return replace(found, metrics={**found.metrics, f"{PREFIX}left_out_responses/mean": share})
+        left_out = 0 if kept is None else len(batch.index) - len(kept)
+        counts = together.pool({"left out": float(left_out), "responses": float(len(batch.index))})
+        return replace(found, metrics={**found.metrics, f"{PREFIX}left_out_responses/mean": counts["left out"] / counts["responses"]})
 
-    def _work(self, batch: TokenBatch, settings: Any, state: Any, keep_tokens: bool) -> Credit:
-        out = Writer(Packed(batch), keep_tokens, state=state)
+    def _work(self, batch: TokenBatch, settings: Any, state: Any, keep_tokens: bool, together: Together) -> Credit:
+        out = Writer(Packed(batch, together), keep_tokens, state=state)
         self.compute(out.batch, settings, out)
         found = out.result(self.right_above(settings))
         own = {metric.name for metric in self.metrics}

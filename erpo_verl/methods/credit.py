@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erpo_verl.methods.batch import Packed, TokenBatch
+from erpo_verl.methods.batch import Packed, Together, TokenBatch
 from erpo_verl.methods.diagnostics import Diagnostics, Pooled, Tally
 
 
@@ -101,6 +101,7 @@ class Writer:
         self.advantages = torch.empty(rewards.shape, dtype=rewards.dtype, device=rewards.device)
         self._diagnostics = Diagnostics(self.batch)
         self._tally = Tally()
+        self._of_batch: dict[str, float] = {}
         self._pooled: Pooled | None = None
         self._kept: list[dict[str, Tensor | None]] = []
 
@@ -123,12 +124,24 @@ class Writer:
         if self.keep_tokens:
             self._kept.append({"advantages": advantages, "entropy": H, "z": z, **quantities})
 
+    def add(self, **sums: float) -> None:
+        """Takes sums over the batch that belong to no block, to be read from ``pooled``; before that is read."""
+        self._of_batch |= sums
+
     @property
     def pooled(self) -> Pooled:
-        """The ``sums`` of all blocks, and ``tokens``, their number; after the last ``put``."""
+        """The ``sums`` of all blocks and of the batch, and ``tokens``, their number; after the last ``put``."""
         if self._pooled is None:
-            self._pooled = self._tally.pooled()
+            self._pooled = Pooled(self.batch.together.pool(self._tally.pooled() | self._of_batch))
         return self._pooled
+
+    @staticmethod
+    def of_nothing(together: Together, with_entropy: bool) -> None:
+        """Takes part in the calls of processes that have rows, as one that has none."""
+        if with_entropy:
+            together.cat(torch.empty(0))
+        together.pool({})
+        together.pool({})
 
     def result(self, right_above: float) -> Credit:
         """Everything, after the method has ended."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,10 +93,10 @@ class Pooled(dict[str, float]):
         """One sum over another; NaN for an empty set."""
         return ratio(self[name], self[count])
 
-    def std(self, name: str, square: str) -> float:
+    def std(self, name: str, square: str, count: str = "tokens") -> float:
         """Population standard deviation over tokens, from the sums of x and of x^2."""
-        mean = self.mean(name)
-        return max(0.0, self.mean(square) - mean**2) ** 0.5 if mean == mean else mean
+        mean = self.mean(name, count)
+        return max(0.0, self.mean(square, count) - mean**2) ** 0.5 if mean == mean else mean
 
 
 def ratio(part: float, whole: float) -> float:
@@ -126,7 +125,7 @@ class Diagnostics:
         if batch.entropy is not None:
             H, rows = even_sample(batch.entropy, batch.blocks)
             mu, sigma = batch.group_entropy
-            self.top_z = top_quantile((H - mu[rows]) / (sigma[rows] + 1e-6))
+            self.top_z = top_quantile(batch.together.cat((H - mu[rows]) / (sigma[rows] + 1e-6)))
 
     def sums(self, advantages: Tensor, H: Tensor | None, z: Tensor | None) -> dict[str, Tensor]:
         """What a block's tokens [n] (one or more) add to the batch's."""
@@ -173,18 +172,19 @@ class Diagnostics:
         right = torch.gt(batch.R, right_above)
         share_right = batch.groups.means(right).cpu().numpy()
         right, lengths, equal, alive = (x.cpu().numpy() for x in (right, batch.lengths, batch.zero_variance, alive))
+        sums = {
+            "groups": len(share_right), "all right": (share_right == 1).sum(), "all wrong": (share_right == 0).sum(),
+            "mixed": ((share_right > 0) & (share_right < 1)).sum(), "responses": len(right), "right": right.sum(),
+            "length right": (lengths * right).sum(), "length wrong": (lengths * ~right).sum(), "equal": equal.sum(), "alive": (alive & equal).sum(),
+        }  # fmt: skip
+        pooled = Pooled(batch.together.pool({name: float(value) for name, value in sums.items()}))
         return {
-            "groups_right/mean": float((share_right == 1).mean()),
-            "groups_wrong/mean": float((share_right == 0).mean()),
-            "groups_mixed/mean": float(((share_right > 0) & (share_right < 1)).mean()),
-            "responses_right/mean": float(right.mean()),
-            "length_right/mean": mean_where(lengths, right),
-            "length_wrong/mean": mean_where(lengths, ~right),
-            "zero_variance_responses/mean": float(equal.mean()),
-            "zero_variance_alive/mean": mean_where(alive, equal),
+            "groups_right/mean": pooled.mean("all right", "groups"),
+            "groups_wrong/mean": pooled.mean("all wrong", "groups"),
+            "groups_mixed/mean": pooled.mean("mixed", "groups"),
+            "responses_right/mean": pooled.mean("right", "responses"),
+            "length_right/mean": pooled.mean("length right", "right"),
+            "length_wrong/mean": ratio(pooled["length wrong"], pooled["responses"] - pooled["right"]),
+            "zero_variance_responses/mean": pooled.mean("equal", "responses"),
+            "zero_variance_alive/mean": pooled.mean("alive", "equal"),
         }
-
-
-def mean_where(values: np.ndarray, where: np.ndarray) -> float:
-    """Mean of the values where `where` holds; NaN if it holds nowhere."""
-    return ratio(float((values * where).sum()), float(where.sum()))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from erpo_verl.methods.batch import EPS, Packed, TokenBatch, by_group, standardised
 from erpo_verl.methods.contract import Credit, Method, Metric, Quantity, Writer
-from erpo_verl.methods.diagnostics import as_numbers, mean_where
+from erpo_verl.methods.diagnostics import as_numbers
 from erpo_verl.methods.grpo import outcome_advantage
 from erpo_verl.methods.strength import StrengthSettings
 from erpo_verl.segments import Block, Groups, Moments, cut, pool, row_moments, segment_moments
@@ -235,7 +235,7 @@ def compute(batch: Packed, config: ErpoConfig, out: Writer) -> None:
     if has_progress:
         s = [implicit_progress(x, config.progress.beta) for x in batch.log_ratio]
         sharing = batch.groups if config.buckets.scope == "prompt" else difficulty_bands(batch.R, batch.groups, config.buckets)
-        progress = Progress.fit(s, cells, sharing, config.progress, batch.dtype)
+        progress = Progress.fit(s, cells, sharing, config.progress, batch.dtype, batch.given.without_reference)
 
     # One value for each token: gate, normalised progress, synthesis.
     A, anchor = A.to(batch.dtype), anchor.to(batch.dtype)
@@ -248,8 +248,14 @@ def compute(batch: Packed, config: ErpoConfig, out: Writer) -> None:
         if out.keep_tokens:
             kept = {"bucket": cells[i].bucket, "anchor": anchor_i, "gate": W, "progress": s[i] if has_progress else None}
             kept["progress_normalised"] = s_normalised
-        out.put(i, A_erpo, z=z, sums=_sums(A_i, W, s_normalised, A_erpo, config) if len(A_i) else None, **kept)
-    out.metrics |= _metrics(config, eta, strength, out, gate is not None, progress and progress.moments)
+        sums = _sums(A_i, W, s_normalised, A_erpo, config) if len(A_i) else {}
+        if s_normalised is not None and len(A_i):
+            without = batch.given.without_reference
+            sums["s~ tokens"] = A_i.new_tensor(len(A_i)) if without is None else (block.lengths * ~without[block.rows]).sum().to(A_i.dtype)
+        out.put(i, A_erpo, z=z, sums=sums, **kept)
+    if progress is not None:
+        out.add(**_bucket_sums(progress.moments, config))
+    out.metrics |= _metrics(config, eta, strength, out, gate is not None, progress is not None)
 
 
 # --- Gate -------------------------------------------------------------------------------------------------------------
@@ -332,10 +338,13 @@ class Progress:
 
     @classmethod
     def fit(
-        cls, s: list[Tensor], blocks: list[Block], sharing: Groups, config: ProgressConfig, dtype: torch.dtype
+        cls, s: list[Tensor], blocks: list[Block], sharing: Groups, config: ProgressConfig, dtype: torch.dtype, without: Tensor | None = None
     ) -> Progress:
-        """Statistics of the progress s ([n] of each block) by bucket, over the rows that share them."""
-        moments = pool(segment_moments(blocks, s), sharing)
+        """Statistics of the progress s ([n] of each block) by bucket, over the rows that share them; those ``without`` [B] have none."""
+        moments = segment_moments(blocks, s)
+        if without is not None:
+            moments = Moments(moments.count * ~without[:, None], moments.mean, moments.deviation * ~without[:, None])
+        moments = pool(moments, sharing)
         return cls(config, *by_group(moments, sharing, dtype), moments)
 
     def __call__(self, s: Tensor, block: Block) -> Tensor:
@@ -399,16 +408,16 @@ METRICS = (
     Metric("erpo/gate/max", "largest W", "as above", "[E] eq. 8"),
     Metric("erpo/gate_std/mean", "spread of W over tokens", ">= 0", "[E] eq. 8"),
     Metric("erpo/eta/mean", "eta at this step, after warm-up, decay and `strength`", ">= 0", "[EP], [here]"),
-    Metric("erpo/progress/mean", "mean of s over tokens", "beta * nats", "[E] eq. 7"),
-    Metric("erpo/progress_std/mean", "spread of s over tokens", "beta * nats, >= 0", "[E] eq. 7"),
+    Metric("erpo/progress/mean", "mean of s over the tokens whose reference log-probs were computed", "beta * nats", "[E] eq. 7"),
+    Metric("erpo/progress_std/mean", "spread of s over the same tokens", "beta * nats, >= 0", "[E] eq. 7"),
     Metric(
         "erpo/bucket_floor_share/mean", "share of the buckets that hold tokens whose standard deviation is below `progress.min_std`", "0 to 1",
         "[here]",
     ),
-    Metric("erpo/progress_normalised_std/mean", "spread of s~; about 1 where no bucket is under the floor", ">= 0", "[E] eq. 9"),
+    Metric("erpo/progress_normalised_std/mean", "spread of s~ over the same tokens; about 1 where no bucket is under the floor", ">= 0", "[E] eq. 9"),
     Metric("erpo/progress_normalised_abs/max", "largest size of s~", ">= 0", "[E] eq. 9"),
     Metric(
-        "erpo/progress_clip_share/mean", "share of tokens whose s~ is at the limit `progress.clip`; 0 without a limit", "0 to 1", "[here]"
+        "erpo/progress_clip_share/mean", "share of the same tokens whose s~ is at the limit `progress.clip`; 0 without a limit", "0 to 1", "[here]"
     ),
     Metric(
         "erpo/sign_flip_share/mean", "share of tokens whose A^ERPO has the opposite sign of A_i", "0 to 1", "[E] eq. 10", "Advantages turned round"
@@ -448,24 +457,29 @@ def _sums(A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_erpo: Tens
     return found
 
 
-def _metrics(config: ErpoConfig, eta: float, strength: float, out: Writer, gate: bool, s: Moments | None) -> dict[str, float]:
-    """The batch's metrics; ``gate``: whether there is one; ``s``: moments of the progress by bucket."""
+def _bucket_sums(s: Moments, config: ErpoConfig) -> dict[str, float]:
+    """What the progress's moments by bucket add to the metrics."""
+    used = s.count > 0
+    sums = (s.count.sum(), (s.count * s.mean).sum(), (s.deviation + s.count * s.mean.square()).sum(), used.sum(), (used & (s.std < config.progress.min_std)).sum())
+    return dict(zip(("s count", "s", "s^2", "buckets", "low buckets"), (value.item() for value in sums), strict=True))
+
+
+def _metrics(config: ErpoConfig, eta: float, strength: float, out: Writer, gate: bool, progress: bool) -> dict[str, float]:
+    """The batch's metrics; ``gate``, ``progress``: whether there is one."""
     found: dict[str, float] = {}
     pooled = out.pooled
     if gate:
         found |= {"gate/mean": pooled.mean("W"), "gate/min": pooled["W min"], "gate/max": pooled["W max"], "gate_std/mean": pooled.std("W", "W^2")}
     if config.progress.active:
         found["eta/mean"] = eta
-    if s is not None:
-        whole = s.pool_last().pool_last()
-        used, low = (s.count > 0).cpu().numpy(), (s.std < config.progress.min_std).cpu().numpy()
+    if progress:
         found |= {
-            "progress/mean": whole.mean.item() if whole.count else float("nan"),
-            "progress_std/mean": whole.std.item() if whole.count else float("nan"),
-            "bucket_floor_share/mean": mean_where(low, used),
-            "progress_normalised_std/mean": pooled.std("s~", "s~^2"),
+            "progress/mean": pooled.mean("s", "s count"),
+            "progress_std/mean": pooled.std("s", "s^2", "s count"),
+            "bucket_floor_share/mean": pooled.mean("low buckets", "buckets"),
+            "progress_normalised_std/mean": pooled.std("s~", "s~^2", "s~ tokens"),
             "progress_normalised_abs/max": pooled["|s~| max"],
-            "progress_clip_share/mean": pooled.mean("clipped"),
+            "progress_clip_share/mean": pooled.mean("clipped", "s~ tokens"),
             "sign_flip_share/mean": pooled.mean("flipped"),
         }
     if config.synthesis.bound is not None:
@@ -481,6 +495,9 @@ METHOD = Method(
     compute,
     settings=ErpoConfig,
     needs=needs,
+    # The anchor is 0 there, and no other group's statistics see these tokens.
+    across_groups=lambda config: config.buckets.scope == "difficulty",
+    ignores_reference=lambda config: config.zero_variance.rule == "zero" and config.buckets.scope == "prompt",
     without={
         "entropy": f"set {PREFIX}gate.enable=false and {PREFIX}buckets.axis=position",
         "old_log_probs": f"switch the progress term off with {PREFIX}progress.enable=false",

@@ -53,4 +53,4 @@ def normalised(R: Tensor, groups: Groups, divide_by_std: bool = True) -> Tensor:
     return A / scales[of_row] if divide_by_std else A
 
 
-METHOD = Method("grpo", "one advantage a response, spread over its tokens", compute)
+METHOD = Method("grpo", "one advantage a response, spread over its tokens", compute, across_groups=lambda settings: False)

@@ -38,6 +38,7 @@ class Batch:
     old_log_probs: Tensor | None = None  # [B, T] float32, under the policy before the update
     entropy: Tensor | None = None  # [B, T] float32
     ref_log_prob: Tensor | None = None  # [B, T] float32
+    without_reference: Tensor | None = None  # [B] bool, rows for which no ref_log_prob was computed (what stands there does not matter); None: none
     rollout_is_weights: Tensor | None = None  # [B, T] float32, importance weights pi_old / pi_rollout, where they are asked for
     # advantages
     token_level_rewards: Tensor | None = None  # [B, T] float32
@@ -60,6 +61,13 @@ class Batch:
     def lengths(self) -> Tensor:
         """[B] int64, valid tokens of each response."""
         return self.response_mask.sum(dim=1)
+
+    def differs(self) -> list[bool]:
+        """For each row whether the scores of its group, if it has two or more, are not all equal."""
+        scores: dict[str, list[float]] = {}
+        for uid, score in zip(self.uid, self.scores.tolist(), strict=True):
+            scores.setdefault(uid, []).append(score)
+        return [len(scores[uid]) == 1 or len(set(scores[uid])) > 1 for uid in self.uid]
 
     def rows(self, order: Sequence[int]) -> Batch:
         """The rows of the given numbers, in that order."""

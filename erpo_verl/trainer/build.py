@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from erpo_verl.trainer import checkpoint
 from erpo_verl.trainer.data import DataError, Prompt, Table, order_record, read_table, tokenize
 from erpo_verl.trainer.loop import Trainer
 from erpo_verl.trainer.machine import make_accelerator
-from erpo_verl.trainer.policy import Policy
+from erpo_verl.trainer.policy import Policy, mesh_of, splits_weights
+from erpo_verl.trainer.processes import Processes
 from erpo_verl.trainer.reward import DEFAULT, Judge, RewardError, load_reward
 from erpo_verl.trainer.rollout import make_engine
 from erpo_verl.trainer.sampler import SCORES
@@ -150,7 +152,7 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
     accelerator = make_accelerator(settings, inputs.trackers, folder)
     found = _prepare(folder, trainer, accelerator)
     set_seed(settings.actor_rollout_ref.actor.fsdp_config.seed, device_specific=True)
-    policy = Policy(load_start_model(settings, inputs.model), settings, accelerator, inputs.total_steps)
+    policy = _load_policy(settings, accelerator, inputs)
     engine = make_engine(settings, policy, inputs.model)
     if accelerator.is_main_process and getattr(engine, "note", None):
         print(engine.note)
@@ -175,6 +177,14 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
             versions=versions("accelerate", settings.actor_rollout_ref.rollout.name),
         )
     return made
+
+
+def _load_policy(settings: DictConfig, accelerator: Accelerator, inputs: Inputs) -> Policy:
+    """The policy; with weights that are split over the processes one process after the other, so that one whole model at a time is in memory."""
+    split = splits_weights(settings, accelerator)
+    mesh = mesh_of(accelerator) if split else None
+    with Processes.of(accelerator).in_turn() if split else contextlib.nullcontext():
+        return Policy(load_start_model(settings, inputs.model), settings, accelerator, inputs.total_steps, mesh)
 
 
 def _prepare(folder: Path, trainer: DictConfig, accelerator: Accelerator) -> Path | None:

@@ -16,15 +16,23 @@ from erpo_verl.reward import Reason
 from erpo_verl.runs.rollouts import write_rollouts
 from erpo_verl.trainer.advantages import token_batch
 from erpo_verl.trainer.batch import Batch
+from erpo_verl.trainer.processes import ALONE, Processes
 
 
-def write_step(folder: Path, step: int, batch: Batch, credit: Credit, settings: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Write ``folder/step_<step>.parquet``: a training batch (all processes' rows), and what the method made of each token."""
+def write_step(
+    folder: Path, step: int, batch: Batch, credit: Credit, settings: DictConfig, tokenizer: PreTrainedTokenizerBase, processes: Processes = ALONE
+) -> None:
+    """Write ``folder/step_<step>.parquet``: a training batch, all processes' rows, and what the method made of each token.
+
+    A collective call; the main process writes.
+    """
     rows = _rows(batch, step, tokenizer)
     quantities = (*COMMON, *methods.get(settings.algorithm.adv_estimator).tokens)
     for row, numbers in zip(rows, by_response(credit, token_batch(batch, settings, step), [q.name for q in quantities]), strict=True):
         row.update(numbers)
-    return _write(folder / f"step_{step:06d}.parquet", rows, quantities)
+    parts = processes.gather(rows)
+    if processes.rank == 0:
+        _write(folder / f"step_{step:06d}.parquet", [row for part in parts for row in part], quantities)
 
 
 def write_validation(file: Path, step: int, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase) -> Path:

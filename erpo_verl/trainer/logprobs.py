@@ -161,6 +161,7 @@ class PolicyModel(nn.Module):
         model: a Hugging Face causal LM, or peft's wrapper of one; on its device, not sharded yet.
         chunk_tokens: see ``token_log_probs``.
         fused: take Liger's kernel, where the model has a plain output layer without bias.
+        plain_head: where the answer is known (the model need not have its weights then); None: ask the model.
 
     Raises:
         ImportError: ``fused`` without liger-kernel 0.8.2 or later.
@@ -170,12 +171,12 @@ class PolicyModel(nn.Module):
         plain_head: whether hidden states and output layer are used (see the module); else the model's own logits.
     """
 
-    def __init__(self, model: nn.Module, chunk_tokens: int | None = None, fused: bool = False):
+    def __init__(self, model: nn.Module, chunk_tokens: int | None = None, fused: bool = False, plain_head: bool | None = None):
         super().__init__()
         self.model = model
         self.chunk_tokens = chunk_tokens
         self.liger = liger_kernel() if fused else None
-        self.plain_head = plain_output_layer(unwrapped(model))
+        self.plain_head = plain_output_layer(unwrapped(model)) if plain_head is None else plain_head
         self._keeps = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
     def forward(
@@ -288,6 +289,9 @@ def plain_output_layer(causal: nn.Module) -> bool:
         return seen["output"]
 
     training = [module for module in causal.modules() if module.training]
+    attention = getattr(causal.config, "_attn_implementation", None)
+    if head.weight.device.type == "cpu" and attention not in (None, "eager", "sdpa"):
+        causal.set_attn_implementation("sdpa")  # a kernel for GPUs, and the model is not there yet
     causal.eval()
     hook = head.register_forward_hook(replace)
     try:
@@ -297,6 +301,8 @@ def plain_output_layer(causal: nn.Module) -> bool:
             hidden = backbone(**inputs).last_hidden_state
     finally:
         hook.remove()
+        if attention is not None:
+            causal.set_attn_implementation(attention)
         for module in training:
             module.training = True
     return "input" in seen and torch.equal(seen["input"], hidden) and torch.equal(seen["output"].to(logits.dtype), logits)

@@ -39,7 +39,8 @@ from erpo_verl.trainer.policy import DEFAULT_MICRO_BATCH, Policy
 from erpo_verl.trainer.processes import Tally
 from erpo_verl.trainer.reward import Judge
 from erpo_verl.trainer.rollout import bypasses
-from erpo_verl.trainer.sampler import Sampler, SamplingStopped, gather
+from erpo_verl.trainer.sampler import Sampler, SamplingStopped
+from erpo_verl.trainer.settings import reads_reference, reads_reference_of_equal_outcomes
 from erpo_verl.trainer.tracking import Tracking, append_line
 from erpo_verl.trainer.update import update
 from erpo_verl.trainer.validation import validate
@@ -105,7 +106,7 @@ class Trainer:
         self.tracker_ids = self.tracking.ids
         try:
             if self.val_prompts and trainer.val_before_train and self.step == 0:
-                self.engine.sync(self.policy.whole_model())
+                self.engine.sync(self.policy.sync_sampled())
                 self.tracking.log(self.step, self._validate())
             with _asked_to_stop() as asked:
                 self._asked = asked
@@ -119,7 +120,7 @@ class Trainer:
                     self.step += 1
                     last = self.step == self.total_steps
                     if _due(trainer.test_freq, self.step, last):
-                        self.engine.sync(self.policy.whole_model())
+                        self.engine.sync(self.policy.sync_sampled())
                         metrics.update(self._validate())
                     self.last_metrics.update(metrics)
                     self.tracking.log(self.step, metrics)
@@ -141,38 +142,38 @@ class Trainer:
             TrainingError: a log-prob or an entropy is not finite (names the row and the token), or no update of the last steps was.
         """
         self.seconds.clear()
+        processes = self.policy.processes
         compared = self.settings.actor_rollout_ref.rollout.calculate_log_probs
         with self._timed("step"):
             # 1, 2: responses and their scores
             with self._timed("gen"):
-                self.engine.sync(self.policy.whole_model())
+                self.engine.sync(self.policy.sync_sampled())
                 batch, metrics = self.sampler.training_batch(self.train_prompts, self.order, step, self._between_batches)
             # 3: log-probs of the sampled tokens, under the policy before the update and under the reference
-            batch, found = self._with_log_probs(batch)
+            batch, found = self._with_log_probs(batch, step)
             metrics.update(found)
-            # 4: advantages, over the rows of all processes
+            # 4: advantages, of the groups that this process has
             with self._timed("adv"):
-                whole, first = gather(batch, self.accelerator.num_processes, self.tokenizer.pad_token_id)
-                rewards, penalty_metrics = token_level_rewards(whole, self.settings)
-                whole = replace(whole, token_level_rewards=rewards)
+                rewards, penalty_metrics = token_level_rewards(batch, self.settings, processes)
+                batch = replace(batch, token_level_rewards=rewards)
                 try:
-                    result = advantages(whole, self.settings, step, self.credit_state, keep_tokens=self._dumps(step))
+                    credit = advantages(batch, self.settings, step, self.credit_state, self._dumps(step), processes)
                 except ValueError as error:
                     raise TrainingError(f"step {step}: {error}") from error
-                self.credit_state = result.state
-                whole = replace(whole, advantages=result.advantages)
-                mine = whole.rows(range(first, first + len(batch)))
+                self.credit_state = credit.state
+                batch = replace(batch, advantages=credit.advantages)
             # 5: the update
             with self._timed("update_actor"):
-                metrics.update(update(self.policy, mine, self.settings, step, measure_mismatch=self.bypass and compared))
-        metrics.update({**penalty_metrics, **result.metrics})
-        metrics.update(data_metrics(whole, self.settings.data.max_prompt_length))
-        tokens = int(whole.attention_mask.sum())
-        metrics.update(timing_metrics(self.seconds, tokens, self.accelerator.num_processes))
+                metrics.update(update(self.policy, batch, self.settings, step, measure_mismatch=self.bypass and compared))
+        metrics.update({**penalty_metrics, **credit.metrics})
+        metrics.update(data_metrics(batch, self.settings.data.max_prompt_length, processes))
+        tokens = int(processes.sum([float(batch.attention_mask.sum())])[0])
+        metrics.update(timing_metrics(self.seconds, tokens, processes.count))
         metrics["training/global_step"] = float(step)
         metrics["training/epoch"] = self.order.position / len(self.train_prompts)
-        if self._dumps(step) and self.accelerator.is_main_process:
-            dump.write_step(Path(self.settings.trainer.rollout_data_dir).expanduser(), step, whole, result, self.settings, self.tokenizer)
+        if self._dumps(step):
+            folder = Path(self.settings.trainer.rollout_data_dir).expanduser()
+            dump.write_step(folder, step, batch, credit, self.settings, self.tokenizer, processes)
         self._count_skipped(metrics, step)
         return metrics
 
@@ -181,7 +182,7 @@ class Trainer:
         self.tracking.say(f"step {self.step + 1}: {told}")
         return self.policy.processes.max([float(self._asked())])[0] > 0
 
-    def _with_log_probs(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+    def _with_log_probs(self, batch: Batch, step: int) -> tuple[Batch, dict[str, float]]:
         """Log-probs and entropies filled in; and, of a pass beside the rollout, how far the two are apart."""
         actor, rollout, ref = (self.settings.actor_rollout_ref[name] for name in ("actor", "rollout", "ref"))
         size = rollout.log_prob_micro_batch_size_per_gpu or 2 * (actor.ppo_micro_batch_size_per_gpu or DEFAULT_MICRO_BATCH)
@@ -190,12 +191,14 @@ class Trainer:
         else:
             with self._timed("old_log_prob"):
                 old, entropy = self.policy.log_probs(batch, size, with_entropy=True)
-        reference = None
-        if self.policy.has_reference:
+        batch = replace(batch, old_log_probs=old, entropy=entropy)
+        if reads_reference(self.settings, step):
+            wanted = [True] * len(batch) if reads_reference_of_equal_outcomes(self.settings) else batch.differs()
             with self._timed("ref"):
                 size = ref.log_prob_micro_batch_size_per_gpu or size
-                reference, _ = self.policy.log_probs(batch, size, reference=True)
-        batch = replace(batch, old_log_probs=old, entropy=entropy, ref_log_prob=reference)
+                # A dump holds the reference of every row.
+                reference, _ = self.policy.log_probs(batch, size, reference=True, wanted=None if self._dumps(step) else wanted)
+            batch = replace(batch, ref_log_prob=reference, without_reference=None if all(wanted) else ~torch.tensor(wanted))
         if self.bypass or not (rollout.calculate_log_probs or self.settings.algorithm.rollout_correction.rollout_is):
             return batch, {}
         weights, metrics = importance_weights(batch, self.settings, self.policy.processes)
@@ -204,7 +207,7 @@ class Trainer:
 
     def _validate_only(self) -> None:
         """``trainer.val_only``: nothing is written that belongs to the history of a run, which may be under way in the same folder."""
-        self.engine.sync(self.policy.whole_model())
+        self.engine.sync(self.policy.sync_sampled())
         metrics = self._validate()
         if self.accelerator.is_main_process:
             told = {"checkpoint": self.resumed_from, "model": self.settings.actor_rollout_ref.model.path}

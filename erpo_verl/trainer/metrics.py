@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from erpo_verl.reward import batch_metrics
 from erpo_verl.trainer.batch import Batch
-from erpo_verl.trainer.processes import Tally
+from erpo_verl.trainer.processes import ALONE, Processes, Tally
 
 
-def data_metrics(batch: Batch, max_prompt_length: int) -> dict[str, float]:
-    """Scores, rewards, advantages, lengths, entropy and reward counters of a whole batch (all processes' rows); NaN over nothing.
+def data_metrics(batch: Batch, max_prompt_length: int, processes: Processes = ALONE) -> dict[str, float]:
+    """Scores, rewards, advantages, lengths, entropy and reward counters of the rows of all processes (a collective call); NaN over nothing.
 
     As in verl but for ``response_length/clip_ratio``: the share of responses that did not end by themselves (verl counts every
     one of the full length, also one that ends there).
     """
-    mask = batch.response_mask
+    mask, tally = batch.response_mask, Tally()
     prompt_lengths = torch.tensor([float(len(prompt.tokens)) for prompt in batch.prompts])
-    metrics = {
-        **_spread("critic/score", batch.scores),
-        **_spread("critic/rewards", batch.token_level_rewards.sum(dim=1)),
-        **_spread("critic/advantages", batch.advantages[mask]),
-        **_spread("critic/returns", batch.advantages[mask]),
-        **_spread("response_length", batch.lengths.float()),
-        "response_length/clip_ratio": 1.0 - sum(batch.finished) / len(batch),
-        **_spread("prompt_length", prompt_lengths),
-        "prompt_length/clip_ratio": (prompt_lengths >= max_prompt_length).float().mean().item(),
-        **batch_metrics(batch.reward_info),
-    }
+    tally.all("critic/score", batch.scores)
+    tally.all("critic/rewards", batch.token_level_rewards.sum(dim=1))
+    tally.all("critic/advantages", batch.advantages[mask])
+    tally.all("critic/returns", batch.advantages[mask])
+    tally.all("response_length", batch.lengths.float())
+    tally.ratio("response_length/clip_ratio", len(batch) - sum(batch.finished), len(batch))
+    tally.all("prompt_length", prompt_lengths)
+    tally.mean("prompt_length/clip_ratio", (prompt_lengths >= max_prompt_length).float())
     if batch.entropy is not None:
-        metrics["actor/entropy"] = batch.entropy[mask].mean().item()
+        tally.mean("actor/entropy", batch.entropy[mask])
     if batch.ref_log_prob is not None:
-        metrics["actor/ref_log_ratio/mean"] = (batch.old_log_probs - batch.ref_log_prob)[mask].mean().item()
-    return metrics
+        known = mask if batch.without_reference is None else mask & ~batch.without_reference[:, None]
+        tally.mean("actor/ref_log_ratio/mean", (batch.old_log_probs - batch.ref_log_prob)[known])
+    columns: dict[str, list[Any]] = {}
+    for part in processes.gather(batch.reward_info):
+        for key, values in part.items():
+            columns.setdefault(key, []).extend(values)
+    return {**tally.result(processes), **batch_metrics(columns)}
 
 
 def add_mismatch(tally: Tally, log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> None:
@@ -60,9 +63,3 @@ def timing_metrics(seconds: Mapping[str, float], tokens: int, processes: int) ->
         "perf/time_per_step": step,
         "perf/throughput": tokens / (step * processes) if step > 0 else math.nan,
     }
-
-
-def _spread(name: str, values: Tensor) -> dict[str, float]:
-    if not values.numel():
-        return {f"{name}/{kind}": math.nan for kind in ("mean", "max", "min")}
-    return {f"{name}/mean": values.mean().item(), f"{name}/max": values.max().item(), f"{name}/min": values.min().item()}

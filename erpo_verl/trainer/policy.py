@@ -18,13 +18,14 @@ from accelerate import Accelerator
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as dcp
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from erpo_verl.trainer.batch import Batch
 from erpo_verl.trainer.logprobs import PolicyModel
 from erpo_verl.trainer.processes import Processes
-from erpo_verl.trainer.settings import needs_reference
+from erpo_verl.trainer.settings import reads_reference
+from erpo_verl.trainer.shards import fill, gathered, like, split, without_weights
 
 DTYPES = {"fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16}
 DEFAULT_MICRO_BATCH = 8
@@ -55,6 +56,16 @@ def lr_factor(step: int, *, warmup: int, total: int, kind: str, min_ratio: float
     return max(min_ratio, (1 + min_ratio) / 2 + wave * (1 - min_ratio) / 2)
 
 
+def splits_weights(settings: DictConfig, accelerator: Accelerator) -> bool:
+    """Whether each process holds a part of each weight."""
+    return settings.actor_rollout_ref.actor.strategy != "ddp" and accelerator.num_processes > 1
+
+
+def mesh_of(accelerator: Accelerator) -> DeviceMesh:
+    """All processes, in one row (a collective call)."""
+    return init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+
+
 class Policy:
     """See the module.
 
@@ -63,38 +74,49 @@ class Policy:
         settings: of the whole run.
         accelerator: decides device and processes.
         total_steps: training steps of the run, for the schedule.
+        mesh: processes to split weights over, where the settings ask for that; None: all of them. With a mesh, fsdp2's processes
+            need not make their policies at the same time.
     """
 
-    def __init__(self, model: nn.Module, settings: DictConfig, accelerator: Accelerator, total_steps: int):
+    def __init__(self, model: nn.Module, settings: DictConfig, accelerator: Accelerator, total_steps: int, mesh: DeviceMesh | None = None):
         actor = settings.actor_rollout_ref.actor
         self.settings, self.accelerator = settings, accelerator
         self.device, self.processes = accelerator.device, Processes.of(accelerator)
         self.lora = hasattr(model, "peft_config")
         # With new adapters the reference is the model without them; an adapter that the run began with belongs to the reference.
         self._reference_is_base = self.lora and settings.actor_rollout_ref.model.lora_rank > 0
-        self.sharded = actor.strategy != "ddp" and accelerator.num_processes > 1
+        self.sharded = splits_weights(settings, accelerator)
         self.dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.temperature = settings.actor_rollout_ref.rollout.temperature
-        model.to(self.device).train()
+        # Split weights come to the device in parts.
+        model = model.train() if self.sharded else model.to(self.device).train()
         self.start = fingerprint(model, adapters=not self._reference_is_base)
         # The reference is what the policy was at the start: a frozen copy, or with new adapters the same weights without them.
-        self.has_reference = needs_reference(settings)
-        self._whole = copy.deepcopy(model) if self.sharded else model
-        reference = copy.deepcopy(model) if self.has_reference and not self._reference_is_base else None
+        self.has_reference = reads_reference(settings)
+        own_reference = self.has_reference and not self._reference_is_base
         fused = settings.actor_rollout_ref.model.use_fused_kernels
         self.module = PolicyModel(model, fused=fused)
+        self._sampled = None
+        if settings.actor_rollout_ref.rollout.name == "hf" and (self.sharded or self._casts(model)):
+            dtype = self.dtype if self._casts(model) else None
+            self._sampled = like(model, lambda p: p.to(self.device, dtype, copy=True)).to(self.device).eval().requires_grad_(False)
+        self._structure = without_weights(model) if self.sharded else None
+        self._reference = None
+        if own_reference:
+            other = without_weights(model) if self.sharded else copy.deepcopy(model)
+            self._reference = PolicyModel(other.eval().requires_grad_(False), fused=fused, plain_head=self.module.plain_head)
         self._forward: nn.Module = self.module
         if self.sharded:
-            self._shard(self.module)
+            kinds = set(getattr(model, "_no_split_modules", None) or ())
+            mesh = mesh or mesh_of(accelerator)
+            if self._reference is not None:
+                split(self._reference, kinds, mesh, self.dtype)
+                fill(self._reference, dict(self.module.named_parameters(remove_duplicate=False)))
+            split(self.module, kinds, mesh, self.dtype)
         elif accelerator.num_processes > 1:
             self._forward = nn.parallel.DistributedDataParallel(
                 self.module, device_ids=[self.device] if self.device.type == "cuda" else None
             )
-        self._reference = None
-        if reference is not None:
-            self._reference = PolicyModel(reference.eval().requires_grad_(False), fused=fused)
-            if self.sharded:
-                self._shard(self._reference)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self._trained = {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -113,14 +135,9 @@ class Policy:
             ),
         )
 
-    def _shard(self, module: PolicyModel) -> None:
-        """Each block of layers by itself, then the rest: weights are gathered block by block."""
-        kinds = set(getattr(module.model, "_no_split_modules", None) or ())
-        mixed = MixedPrecisionPolicy(param_dtype=None if self.dtype == torch.float32 else self.dtype, reduce_dtype=torch.float32)
-        mesh = torch.distributed.init_device_mesh(self.device.type, (self.accelerator.num_processes,))
-        for block in [m for m in module.modules() if type(m).__name__ in kinds]:
-            fully_shard(block, mesh=mesh, mp_policy=mixed)
-        fully_shard(module, mesh=mesh, mp_policy=mixed)
+    def _casts(self, model: nn.Module) -> bool:
+        """Whether the update casts the weights for its arithmetic (autocast)."""
+        return self.dtype not in (torch.float32, next(model.parameters()).dtype)
 
     # --- forward
 
@@ -130,8 +147,13 @@ class Policy:
             return self._run(self._forward, batch, with_entropy, entropy_gradient)
 
     @torch.no_grad()
-    def log_probs(self, batch: Batch, rows_at_once: int, *, reference: bool = False, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Log-probs and entropies [B, T] on the CPU, without gradient, some rows at a time; 0 at masked tokens."""
+    def log_probs(
+        self, batch: Batch, rows_at_once: int, *, reference: bool = False, with_entropy: bool = False, wanted: Sequence[bool] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and entropies [B, T] on the CPU, without gradient, some rows at a time; 0 at masked tokens.
+
+        ``wanted``: for each row whether its are; None: all rows'. With fsdp2 a collective call.
+        """
         found = torch.zeros(batch.response_mask.shape)
         entropy = torch.zeros(batch.response_mask.shape) if with_entropy else None
         module = self._reference if reference and self._reference is not None else self.module
@@ -139,7 +161,9 @@ class Policy:
         training = module.training
         module.eval()  # no dropout: these are the probabilities under which was sampled
         with self._autocast(), without:
-            for rows in micro_batches(batch.lengths.tolist(), rows_at_once=rows_at_once):
+            wanted = wanted or [True] * len(batch)
+            cuts, fillers = self.cut(batch, wanted, wherever=self.sharded, rows_at_once=rows_at_once)
+            for rows in (*cuts, *fillers):
                 part = batch.rows(rows).trim()
                 values, H = self._run(module, part, with_entropy, False)
                 found[rows, : part.response_length] = values.float().cpu()
@@ -162,11 +186,43 @@ class Policy:
     def _autocast(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.sharded else self.accelerator.autocast()  # fully_shard casts by itself
 
+    def cut(
+        self, batch: Batch, wanted: Sequence[bool], *, wherever: bool = True, rows_at_once: int | None = None, tokens_at_once: int | None = None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Micro-batches of the wanted rows, see ``micro_batches``; and of some others, for processes that must take part with them.
+
+        Processes exchange gradients in the last backward pass, and with split weights they gather those in every pass. So each makes
+        one where any does, and with split weights as many as any.
+
+        Args:
+            wherever: whether others have to take part at all (a collective call then).
+        """
+        lengths, prompts = batch.lengths.tolist(), [len(prompt.tokens) for prompt in batch.prompts]
+        rows = [row for row, chosen in enumerate(wanted) if chosen]
+
+        def cuts(at_least: int) -> list[list[int]]:
+            found = micro_batches(
+                [lengths[row] for row in rows], prompts=[prompts[row] for row in rows], at_least=at_least, rows_at_once=rows_at_once,
+                tokens_at_once=tokens_at_once,
+            )  # fmt: skip
+            return [[rows[i] for i in chosen] for chosen in found]
+
+        found = cuts(1)
+        if not wherever or self.processes.count == 1:
+            return found, []
+        most = int(self.processes.max([float(len(found))])[0])
+        needed = min(most, 1)
+        if self.sharded:
+            found, needed = cuts(most), most
+        others = sorted((row for row, chosen in enumerate(wanted) if not chosen), key=lambda row: prompts[row] + lengths[row])
+        return found, [[row] for row in others[: max(0, needed - len(found))]]
+
     @contextlib.contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch: processes exchange gradients with the last one only."""
-        if self.sharded:
-            self.module.set_requires_gradient_sync(last)
+        """Around forward and backward of a micro-batch: processes exchange gradients with the last one only.
+
+        Split weights exchange them each time, since a sum that waits for the last one would be as large as the whole model.
+        """
         with contextlib.nullcontext() if last or self.sharded else self.accelerator.no_sync(self._forward):
             yield
 
@@ -196,14 +252,34 @@ class Policy:
 
     # --- whole weights
 
-    def whole_model(self) -> nn.Module:
-        """The model with all of its weights in this process: itself, or with fsdp2 a copy that is brought up to date."""
-        if self.sharded:
-            own = dict(self._whole.state_dict(keep_vars=True))
-            with torch.no_grad():
-                for name, value in self.module.model.state_dict().items():
-                    own[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
-        return self._whole
+    @property
+    def sampled_model(self) -> nn.Module:
+        """What rollouts sample from: the trained model, or a whole copy in the type of the arithmetic, as of the last ``sync_sampled``."""
+        return self.module.model if self._sampled is None else self._sampled
+
+    @torch.no_grad()
+    def sync_sampled(self) -> nn.Module:
+        """Bring ``sampled_model`` up to date, one weight after the other, of LoRA the adapters alone (a collective call); returns it."""
+        if self._sampled is not None:
+            own = dict(self._sampled.named_parameters())
+            for name, weight in gathered(self.module.model, lambda name: own[name].dtype, trained=True):
+                own[name].copy_(weight)
+        return self.sampled_model
+
+    @torch.no_grad()
+    def whole_model(self) -> nn.Module | None:
+        """The trained model with all of its weights: itself, or with fsdp2 a copy on the CPU, of the main process alone (a collective call)."""
+        if not self.sharded:
+            return self.module.model
+        weights = {}
+        for name, weight in gathered(self.module.model):
+            if self.processes.rank == 0:
+                weights[name] = weight.to("cpu", copy=True)
+        if not weights:
+            return None
+        whole = copy.deepcopy(self._structure)
+        fill(whole, weights)
+        return whole
 
     # --- state
 

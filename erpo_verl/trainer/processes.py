@@ -61,6 +61,9 @@ class Processes:
         return tensor.tolist()
 
 
+ALONE = Processes()
+
+
 class Tally:
     """Means, spreads and extremes over the values of all processes. Of no values at all they are NaN.
 

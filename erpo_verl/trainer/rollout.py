@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from omegaconf import DictConfig
 
@@ -13,15 +11,14 @@ from erpo_verl.trainer.policy import DTYPES, Policy
 
 
 def make_engine(settings: DictConfig, policy: Policy, parts: ModelParts) -> RolloutEngine:
-    """``hf`` samples from the trained weights themselves in float32, else from a copy in the type of the arithmetic."""
+    """``hf`` samples from the policy's ``sampled_model``, in this process; ``vllm`` has weights of its own."""
     rollout = settings.actor_rollout_ref.rollout
     if rollout.name == "hf":
         from erpo_verl.rollout.hf import HFRollout
 
-        model = policy.whole_model()
-        if policy.dtype != torch.float32:
-            model = copy.deepcopy(model).to(policy.dtype).eval()
-        return HFRollout(model, eos_token_ids=parts.end_token_ids, pad_token_id=parts.pad_token_id, max_batch=rollout.max_num_seqs)
+        return HFRollout(
+            policy.sampled_model, eos_token_ids=parts.end_token_ids, pad_token_id=parts.pad_token_id, max_batch=rollout.max_num_seqs
+        )
     from erpo_verl.rollout.vllm import VLLMRollout
 
     return VLLMRollout(

@@ -153,13 +153,3 @@ class Sampler:
 def _values(batch: Batch, metric: str) -> list[Any]:
     """Of each response what ``algorithm.filter_groups.metric`` names."""
     return batch.scores.tolist() if metric in SCORES else batch.reward_info[metric]
-
-
-def gather(batch: Batch, processes: int, pad_token_id: int) -> tuple[Batch, int]:
-    """All processes' rows, in the order of the processes, and at which row this process's begin."""
-    if processes == 1:
-        return batch, 0
-    parts: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(parts, batch)
-    rank = torch.distributed.get_rank()
-    return concatenate(parts, pad_token_id), sum(len(part) for part in parts[:rank])

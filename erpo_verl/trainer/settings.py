@@ -218,8 +218,22 @@ def _together(s: DictConfig) -> list[str]:
 
 
 def needs_reference(s: DictConfig) -> bool:
-    """Whether a reference policy is kept (as in verl: exactly where a KL term is switched on)."""
+    """Whether a reference policy is asked for (as in verl: exactly where a KL term is switched on)."""
     return bool(s.actor_rollout_ref.actor.use_kl_loss or s.algorithm.use_kl_in_reward)
+
+
+def reads_reference(s: DictConfig, step: int | None = None) -> bool:
+    """Whether anything reads the log-probs of a reference policy at a training step; step None: at any."""
+    actor, method = s.actor_rollout_ref.actor, methods.get(s.algorithm.adv_estimator)
+    by_method = "ref_log_prob" in method.inputs(method.configure(s.algorithm[method.name]), step)
+    return needs_reference(s) and bool((actor.use_kl_loss and actor.kl_loss_coef) or s.algorithm.use_kl_in_reward or by_method)
+
+
+def reads_reference_of_equal_outcomes(s: DictConfig) -> bool:
+    """Whether that holds also in a group whose outcomes are all equal."""
+    actor, method = s.actor_rollout_ref.actor, methods.get(s.algorithm.adv_estimator)
+    by_method = not method.ignores_reference(method.configure(s.algorithm[method.name]))
+    return bool((actor.use_kl_loss and actor.kl_loss_coef) or s.algorithm.use_kl_in_reward or by_method)
 
 
 def as_list(value: Any) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from erpo_verl.policy_loss import METRICS, aggregate_loss, erpo_policy_loss, kl_estimate
 from erpo_verl.trainer.batch import Batch
 from erpo_verl.trainer.metrics import add_mismatch
-from erpo_verl.trainer.policy import Policy, micro_batches
+from erpo_verl.trainer.policy import Policy
 from erpo_verl.trainer.processes import Tally
 
 
@@ -153,13 +152,16 @@ def update(policy: Policy, batch: Batch, settings: DictConfig, step: int, *, mea
     terms = {"actor/entropy_loss": actor.entropy_coeff != 0, "actor/kl_loss": actor.use_kl_loss and batch.ref_log_prob is not None}
     names = ["actor/pg_loss", *METRICS, *(name for name, there in terms.items() if there)]
     over_live = [name for name in ("actor/ppo_kl", "actor/kl_loss") if name in names and partly]
+    size = {"rows_at_once": actor.ppo_micro_batch_size_per_gpu}
+    if actor.use_dynamic_bsz:
+        size = {"tokens_at_once": actor.ppo_max_token_len_per_gpu}
     norms: list[float] = []
     for epoch in range(actor.ppo_epochs):
         for number, rows in enumerate(mini_batches(batch, settings, processes.count, epoch, step)):
             part = batch.rows(rows)
             tokens, responses = processes.sum([float(part.response_mask.sum()), float(len(part))])
             counts = Normalisers(processes.count, max(tokens, 1.0), responses)
-            cuts, fillers = _cut(policy, part, [live[row] for row in rows], actor)
+            cuts, fillers = policy.cut(part, [live[row] for row in rows], **size)
             measured = measure_mismatch and epoch == number == 0
             for name in names:  # every process's share counts, also where it ran nothing
                 tally.ratio(name, 0.0, 1.0)
@@ -197,28 +199,3 @@ def update(policy: Policy, batch: Batch, settings: DictConfig, step: int, *, mea
         "actor/lr": lr,
         "actor/skipped_updates/sum": float(len(norms) - len(finite)),
     }
-
-
-def _cut(policy: Policy, part: Batch, live: Sequence[bool], actor: DictConfig) -> tuple[list[list[int]], list[list[int]]]:
-    """Micro-batches of the rows that have a gradient; and of some that have none, for processes that must take part with them.
-
-    Processes exchange gradients in the last backward pass, and with sharded weights in every pass: so each makes one where any
-    does, and with sharded weights as many as any.
-    """
-    lengths, prompts = part.lengths.tolist(), [len(prompt.tokens) for prompt in part.prompts]
-    size = {"rows_at_once": actor.ppo_micro_batch_size_per_gpu}
-    if actor.use_dynamic_bsz:
-        size = {"tokens_at_once": actor.ppo_max_token_len_per_gpu}
-    rows = [row for row, alive in enumerate(live) if alive]
-
-    def cut(at_least: int) -> list[list[int]]:
-        found = micro_batches([lengths[row] for row in rows], prompts=[prompts[row] for row in rows], at_least=at_least, **size)
-        return [[rows[i] for i in chosen] for chosen in found]
-
-    cuts = cut(1)
-    [most] = policy.processes.max([float(len(cuts))])
-    if policy.sharded:
-        cuts = cut(int(most))
-    wanted = int(most) if policy.sharded else min(int(most), 1)
-    others = sorted((row for row, alive in enumerate(live) if not alive), key=lambda row: prompts[row] + lengths[row])
-    return cuts, [[row] for row in others[: max(0, wanted - len(cuts))]]

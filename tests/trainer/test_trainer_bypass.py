@@ -6,12 +6,13 @@ import pytest
 import torch
 from trainer_runs import TOKENIZER, gradients, settings_for, sharpen, tiny_model, tiny_policy
 
+from erpo_verl.rollout.hf import HFRollout
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.data import Prompt, PromptOrder
 from erpo_verl.trainer.metrics import add_mismatch
 from erpo_verl.trainer.policy import Policy
 from erpo_verl.trainer.processes import Tally
-from erpo_verl.trainer.rollout import bypasses, make_engine
+from erpo_verl.trainer.rollout import bypasses
 from erpo_verl.trainer.sampler import Sampler
 from erpo_verl.trainer.update import update
 
@@ -35,7 +36,8 @@ def judge(prompts, texts, lengths, finished):
 
 def sampled(config, policy):
     """A step's batch, as far as the rollout fills it."""
-    sampler = Sampler(make_engine(config, policy, TOKENIZER), judge, TOKENIZER, config, with_entropy=True)
+    engine = HFRollout(policy.sampled_model, eos_token_ids=[TOKENIZER.eos_token_id], pad_token_id=TOKENIZER.pad_token_id)
+    sampler = Sampler(engine, judge, TOKENIZER, config, with_entropy=True)
     g = torch.Generator().manual_seed(0)
     prompts = [Prompt(torch.randint(8, 20, (n,), generator=g).tolist(), "text", "source", "1", {}) for n in (3, 9, 5, 7)]
     return sampler.training_batch(prompts, PromptOrder(4, seed=1), 1)[0]

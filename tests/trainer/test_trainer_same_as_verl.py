@@ -135,7 +135,7 @@ def test_grpos_advantages_are_verls_bit_for_bit():
 def test_erpos_advantages_are_what_verls_estimator_returns():
     """The plug-in's estimator, called as verl calls it, on the same tensors."""
     from erpo_verl.verl_plugin import context
-    from erpo_verl.verl_plugin.estimator import compute_erpo_advantage
+    from erpo_verl.verl_plugin.estimator import estimator_of
 
     settings = settings_for("algorithm.erpo.gate.normalize=mean_one")
     batch = filled(settings, tiny_policy(settings))
@@ -143,7 +143,7 @@ def test_erpos_advantages_are_what_verls_estimator_returns():
         entropy=lambda: batch.entropy, step=1, old_log_probs=batch.old_log_probs, ref_log_prob=batch.ref_log_prob
     )
     with context.working_on(announced):
-        expected, _ = compute_erpo_advantage(
+        expected, _ = estimator_of("erpo")(
             batch.token_level_rewards, batch.response_mask.long(), np.array(batch.uid, dtype=object), {"erpo": {"gate": {"normalize": "mean_one"}}}
         )
     assert torch.equal(batch.advantages, expected)

@@ -12,6 +12,7 @@ from trainer_runs import gradients, random_batch, settings_for, tiny_model, tiny
 
 from erpo_verl.trainer.advantages import advantages, token_level_rewards
 from erpo_verl.trainer.policy import Policy, fingerprint, micro_batches
+from erpo_verl.trainer.settings import reads_reference, reads_reference_of_equal_outcomes
 from erpo_verl.trainer.update import mini_batches, rows_with_gradient, update
 
 GRPO = "algorithm.adv_estimator=grpo"
@@ -111,6 +112,47 @@ def test_a_step_without_any_gradient():
     policy = tiny_policy(config)
     found = update(policy, uniform_groups(config, policy, groups=range(6)), config, 1)
     assert (found["actor/grad_norm"], found["actor/pg_loss"], found["actor/rows_run/mean"], found["actor/skipped_updates/sum"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "step", "reads", "of_equal_outcomes"),
+    [
+        ([], 3, True, False),
+        (["algorithm.erpo.progress.decay_steps=4"], 3, True, False),
+        (["algorithm.erpo.progress.decay_steps=4"], 4, False, False),
+        (["algorithm.erpo.progress.decay_steps=4"], None, True, False),
+        (["algorithm.erpo.progress.decay_steps=4", "actor_rollout_ref.actor.kl_loss_coef=0.1"], 4, True, True),
+        (["algorithm.erpo.progress.enable=false"], None, False, False),
+        (["algorithm.erpo.buckets.scope=difficulty"], 3, True, True),
+        (["algorithm.erpo.preset=ep_grpo"], 3, True, True),
+        ([GRPO], None, False, True),
+        ([GRPO, "algorithm.use_kl_in_reward=true"], 3, True, True),
+    ],
+)
+def test_a_reference_that_nothing_reads_is_not_kept_or_run(overrides, step, reads, of_equal_outcomes):
+    config = settings_for(*overrides)
+    assert reads_reference(config, step) is reads
+    assert not reads or reads_reference_of_equal_outcomes(config) is of_equal_outcomes
+    assert tiny_policy(config).has_reference is reads_reference(config)
+
+
+@pytest.mark.parametrize("anchor", ["sign", "centered_sign", "advantage"])
+def test_groups_of_equal_outcomes_need_no_reference(anchor):
+    """The same advantages, bit for bit, with nothing but NaN where the reference was not run, and so the same update."""
+    config = settings_for(f"algorithm.erpo.progress.anchor={anchor}", "data.train_batch_size=6")
+    policy = tiny_policy(config)
+    batch = uniform_groups(config, policy)
+    moved = replace(batch, ref_log_prob=tiny_policy(config, seed=1).log_probs(batch, 4)[0])
+    whole = advantages(moved, config, 1)
+    without = ~torch.tensor(batch.differs())
+    assert without.tolist() == [row // 4 in (1, 3) for row in range(24)]
+    holes = replace(moved, ref_log_prob=torch.where(without[:, None], torch.nan, moved.ref_log_prob), without_reference=without)
+    found = advantages(holes, config, 1)
+    assert torch.equal(found.advantages, whole.advantages) and (found.advantages[~without] != 0).any()
+    others = advantages(moved.rows([row for row in range(24) if not without[row]]), config, 1)
+    for name in ("erpo/progress/mean", "erpo/progress_std/mean", "erpo/bucket_floor_share/mean", "erpo/progress_normalised_std/mean"):
+        assert found.metrics[name] == pytest.approx(others.metrics[name], rel=1e-5), name
+    assert found.metrics["erpo/gate/mean"] == whole.metrics["erpo/gate/mean"]
 
 
 @pytest.mark.parametrize("term", ["kl_loss_coef=0.1", "entropy_coeff=0.01"])

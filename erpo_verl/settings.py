@@ -40,8 +40,8 @@ _OTHER_KINDS = {
 class SettingsError(ValueError):
     """Settings are unknown, of the wrong type, out of range, or do not fit together; ``problems`` lists every one of them."""
 
-    def __init__(self, problems: Iterable[str]):
-        self.problems = list(problems)
+    def __init__(self, problems: str | Iterable[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
         head = "invalid setting" if len(self.problems) == 1 else f"{len(self.problems)} invalid settings"
         super().__init__("\n  - ".join([f"{head}:", *self.problems]))
 
@@ -63,6 +63,7 @@ class Setting:
     above: float | None = None
     at_most: float | None = None
     nullable: bool = False
+    whole_floats: bool = False  # whether 3.0 is an integer, as some writers make of 3
 
     @property
     def allowed(self) -> str:
@@ -92,8 +93,10 @@ class Setting:
             return isinstance(value, bool)
         if self.kind in (int, float):
             # bool is a subclass of int: `count: true` is a mistake, not a 1.
-            number = numbers.Integral if self.kind is int else numbers.Real
+            number = numbers.Integral if self.kind is int and not self.whole_floats else numbers.Real
             if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
+                return False
+            if self.kind is int and value != int(value):
                 return False
             within = self.at_least is None or value >= self.at_least
             within = within and (self.above is None or value > self.above)
@@ -174,13 +177,17 @@ class Settings:
     Class arguments:
         prefix: what stands before a name in errors, e.g. ``algorithm.erpo.``; the full key of verl's overrides.
         presets: name -> {dotted name: value}; chosen by a field ``preset``, overridden by any single setting given beside it.
+        error: what is raised, a SettingsError.
     """
 
     prefix: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    error: ClassVar[type[SettingsError]] = SettingsError
 
-    def __init_subclass__(cls, prefix: str = "", presets: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        cls.prefix, cls.presets = prefix, presets or {}
+    def __init_subclass__(
+        cls, prefix: str = "", presets: Mapping[str, Mapping[str, Any]] | None = None, error: type[SettingsError] = SettingsError
+    ) -> None:
+        cls.prefix, cls.presets, cls.error = prefix, presets or {}, error
 
     def __post_init__(self) -> None:
         problems = []
@@ -195,7 +202,7 @@ class Settings:
             else:
                 problems.append(declared.problem(value))
         if problems or (problems := list(self.together())):
-            raise SettingsError(problems)
+            raise self.error(problems)
 
     def _fill_section(self, field: dataclasses.Field, value: Any) -> None:
         """A section that is not given takes the preset's values."""
@@ -252,7 +259,7 @@ class Settings:
             else:
                 problems.append(f"{cls.prefix}{name} = {value!r}: unknown key; there are no settings here")
         if problems:
-            raise SettingsError(problems)
+            raise cls.error(problems)
         values = {**cls.presets.get(flat.get("preset", known["preset"].default if "preset" in known else None), {}), **flat}
         return cls._build(values)
 

@@ -7,32 +7,31 @@ The dataclass is flat and holds scalars only, so that the same names serve as ve
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from erpo_verl.settings import Settings, SettingsError, setting
 
-class RewardConfigError(ValueError):
+
+class RewardConfigError(SettingsError):
     """A setting is unknown, of the wrong type, or out of range."""
 
 
 def _choice(default: str, *others: str, help: str) -> Any:
-    return field(default=default, metadata={"choices": (default, *others), "help": help})
+    return setting(default, str, help, choices=(default, *others))
 
 
 def _number(default: float, low: float, high: float, help: str) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "help": help})
+    return setting(default, type(default), help, at_least=low, at_most=high, whole_floats=True)
 
 
 def _flag(default: bool, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+    return setting(default, bool, help)
 
 
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Settings, error=RewardConfigError):
     """Settings of the judge. Defaults are the documented policy; every field is checked at construction.
 
     Raises:
@@ -93,45 +92,10 @@ class RewardConfig:
     crash_retries: int = _number(1, 0, 5, "how often an answer is tried again after its worker died (not: timed out)")
     cache_size: int = _number(16_384, 0, 10**8, "verdicts that are remembered; 0 turns the cache off")
 
-    def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+    def together(self) -> Iterator[str]:
+        """Settings that are right one by one and do not fit together."""
         if self.overlong_buffer > self.overlong_limit:
-            raise RewardConfigError("overlong_buffer must not exceed overlong_limit")
-
-    @classmethod
-    def from_mapping(cls, settings: Mapping[str, Any]) -> RewardConfig:
-        """The configuration that `settings` describes; an unknown key is an error that names the nearest known one."""
-        known = [item.name for item in dataclasses.fields(cls)]
-        for key in settings:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-                raise RewardConfigError(f"unknown reward setting {key!r}; did you mean {near[0]!r}?")
-        return cls(**dict(settings))
-
-
-def _checked(item: dataclasses.Field, value: Any) -> Any:
-    """`value` as the field's own type, or an error that says what was expected."""
-    kind = type(item.default)
-    meta = item.metadata
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise RewardConfigError(f"{item.name} must be true or false, not {value!r}")
-        return value
-    if kind is str:
-        if value not in meta["choices"]:
-            near = difflib.get_close_matches(str(value), meta["choices"], n=1, cutoff=0.0)
-            raise RewardConfigError(
-                f"{item.name} must be one of {meta['choices']}, not {value!r}; nearest: {near[0]!r}"
-            )
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RewardConfigError(f"{item.name} must be a finite number, not {value!r}")
-    if kind is int and value != int(value):
-        raise RewardConfigError(f"{item.name} must be a whole number, not {value!r}")
-    if not meta["low"] <= value <= meta["high"]:
-        raise RewardConfigError(f"{item.name} must lie in [{meta['low']}, {meta['high']}], not {value!r}")
-    return kind(value)
+            yield "overlong_buffer must not exceed overlong_limit"
 
 
 # What the workers need of the configuration.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -31,14 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", default="", help="put before the added keys, where a row has keys of these names")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     group = parser.add_argument_group("settings of the judge (docs/reward.md)")
-    for item in dataclasses.fields(RewardConfig):
-        kind = type(item.default)
+    for item in RewardConfig.settings():
         group.add_argument(
             "--" + item.name.replace("_", "-"),
             dest="setting_" + item.name,
-            type=_boolean if kind is bool else kind,
-            choices=item.metadata.get("choices"),
-            help=f"{item.metadata['help']} (default {item.default})".replace("%", "%%"),
+            type=_boolean if item.kind is bool else item.kind,
+            choices=item.choices,
+            help=f"{item.help} (default {item.default})".replace("%", "%%"),
         )
 
 
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Scores the file. Returns 0, or 1 where rows could not be read (they score 0), or 2 where nothing was scored."""
     settings = {
         item.name: value
-        for item in dataclasses.fields(RewardConfig)
+        for item in RewardConfig.settings()
         if (value := getattr(args, "setting_" + item.name, None)) is not None
     }
     try:

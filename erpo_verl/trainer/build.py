@@ -136,7 +136,7 @@ def load_judge(settings: DictConfig) -> Judge:
         try:
             RewardConfig.from_mapping(given)
         except RewardConfigError as error:
-            raise RewardError(f"reward.custom_reward_function.reward_kwargs: {error}") from None
+            raise RewardError(f"reward.custom_reward_function.reward_kwargs: {'; '.join(error.problems)}") from None
     return Judge(load_reward(custom.path, custom.name), given)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from erpo_verl import ErpoConfig, ErpoConfigError
 from erpo_verl.methods.erpo import GateConfig, ProgressConfig
+from erpo_verl.settings import Setting, Settings, SettingsError, nearest, setting
 
 KEYS = [row.name for row in ErpoConfig.settings()]
 
@@ -242,3 +243,37 @@ def test_what_is_needed():
     assert needs(gate__enable=False, buckets__axis="cumulative_entropy") == (True, True)
     assert needs(gate__enable=False, buckets__axis="cumulative_entropy", progress__eta=0) == (False, False)
     assert needs(progress__enable=False) == (True, False)
+
+
+def test_an_integer_may_be_written_as_a_whole_float_only_where_it_says_so():
+    plain, loose = (Setting("x", 1, int, "", whole_floats=loose) for loose in (False, True))
+    assert not plain.accepts(3.0) and loose.accepts(3.0) and loose.convert(3.0) == 3 and type(loose.convert(3.0)) is int
+    assert not loose.accepts(3.5) and not loose.accepts(True) and not loose.accepts(math.nan)
+
+
+def test_a_class_may_have_an_error_of_its_own_and_rules_over_several_settings():
+    class OwnError(SettingsError):
+        pass
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(Settings, prefix="own.", error=OwnError):
+        low: int = setting(1, int, "", at_least=0)
+        high: int = setting(2, int, "", at_least=0)
+
+        def together(self):
+            if self.low > self.high:
+                yield "own.low must not exceed own.high"
+
+    for values, message in (({"low": 3}, r"own\.low must not exceed"), ({"lo": 3}, r"nearest known key is own\.low"), ({"low": -1}, r"own\.low = -1")):
+        with pytest.raises(OwnError, match=message):
+            Own.from_mapping(values)
+    with pytest.raises(OwnError, match="exceed"):
+        dataclasses.replace(Own(), low=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "expected"),
+    [("gama", ["gate.gamma", "eta"], "gate.gamma"), ("bands", ["bound", "buckets.difficulty_bands"], "buckets.difficulty_bands"), ("x", ["y"], "y")],
+)
+def test_the_nearest_name(name, known, expected):
+    assert nearest(name, known) == expected

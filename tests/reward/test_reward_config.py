@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ from erpo_verl.reward import RewardConfig, RewardConfigError
 
 
 def test_defaults_are_valid_and_scalar():
-    for item in dataclasses.fields(RewardConfig()):
-        assert isinstance(item.default, (bool, int, float, str)), item.name
-        assert item.metadata["help"]
+    for item in RewardConfig.settings():
+        assert type(item.default) is item.kind and item.kind in (bool, int, float, str), item.name
+        assert item.help and item.accepts(item.default) and getattr(RewardConfig(), item.name) == item.default
 
 
 @pytest.mark.parametrize(
@@ -22,12 +21,12 @@ def test_defaults_are_valid_and_scalar():
         ({"workerz": 3}, "workers"),
         ({"percent": "lenint"}, "lenient"),
         ({"percent": None}, "one of"),
-        ({"workers": 0}, r"\[1, 256\]"),
-        ({"workers": 1.5}, "whole number"),
-        ({"workers": "2"}, "finite number"),
-        ({"workers": True}, "finite number"),
+        ({"workers": 0}, ">= 1 and <= 256"),
+        ({"workers": 1.5}, "an integer"),
+        ({"workers": "2"}, "an integer"),
+        ({"workers": True}, "an integer"),
         ({"rel_tol": float("nan")}, "finite number"),
-        ({"rel_tol": 0.5}, "lie in"),
+        ({"rel_tol": 0.5}, ">= 0 and <= 0.1"),
         ({"require_think": 1}, "true or false"),
         ({"overlong_limit": 10, "overlong_buffer": 20}, "must not exceed"),
     ],
@@ -45,6 +44,6 @@ def test_whole_floats_pass_as_integers():
 
 def test_the_documentation_lists_every_setting_with_its_default():
     text = (Path(__file__).resolve().parents[2] / "docs" / "reward.md").read_text(encoding="utf-8")
-    for item in dataclasses.fields(RewardConfig):
+    for item in RewardConfig.settings():
         default = str(item.default).lower() if isinstance(item.default, bool) else str(item.default)
         assert f"| `{item.name}` | `{default}` |" in text, item.name

@@ -127,7 +127,7 @@ def test_settings_of_verl_reach_the_judge():
     assert asyncio.run(main())["acc"] == 0.0
     assert asyncio.run(main(units="ignore"))["acc"] == 1.0
     assert asyncio.run(main(units="ignore", reward_router_address="x", reward_model_tokenizer=None))["acc"] == 1.0
-    with pytest.raises(ValueError, match="did you mean 'units'"):
+    with pytest.raises(ValueError, match="the nearest known key is units"):
         asyncio.run(main(unit="ignore"))
 
 

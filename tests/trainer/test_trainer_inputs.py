@@ -114,7 +114,7 @@ def test_a_reward_function_that_cannot_work_is_refused_at_once(task, model, tmp_
 def test_arguments_of_a_reward_function_that_it_does_not_take(task, model, tmp_path):
     arguments = command(tmp_path / "run", model, task)
     assert "unexpected keyword argument 'scal'" in checked([*arguments, "reward.custom_reward_function.reward_kwargs.scal=2"], 1)
-    assert "unknown reward setting 'unit'" in checked([*with_maths(arguments), "reward.custom_reward_function.reward_kwargs.unit=required"], 1)
+    assert "unit = 'required': unknown key; the nearest known key is units" in checked([*with_maths(arguments), "reward.custom_reward_function.reward_kwargs.unit=required"], 1)
 
 
 # --- trackers

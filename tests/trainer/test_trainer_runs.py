@@ -341,7 +341,7 @@ def test_a_model_of_an_earlier_run_is_kept(task, model, tmp_path):
         (["actor_rollout_ref.actor.kl_loss_type=full"], "kl_loss_type='full'"),
         (["reward.custom_reward_function.reward_kwargs.scale=2"], "unexpected keyword argument 'scale'"),
         (["reward.custom_reward_function.path=null", "reward.custom_reward_function.name=compute_score",
-          "reward.custom_reward_function.reward_kwargs.overlong_limt=9"], "reward_kwargs: unknown reward setting 'overlong_limt'"),
+          "reward.custom_reward_function.reward_kwargs.overlong_limt=9"], "reward_kwargs: overlong_limt = 9: unknown key; the nearest known key is overlong_limit"),
         (["actor_rollout_ref.model.lora_rank=2", "actor_rollout_ref.model.target_modules=nothing"], "target_modules=nothing"),
         (["actor_rollout_ref.actor.optim.betas=[1]"], "optim.betas=[1]"),
     ],

@@ -76,7 +76,7 @@ def hf_engine(parts: ModelParts, settings: Mapping[str, Any]) -> RolloutEngine:
     return HFRollout(model, eos_token_ids=parts.end_token_ids, pad_token_id=parts.pad_token_id, max_batch=settings["batch"])
 
 
-def vllm_engine(parts: ModelParts, settings: Mapping[str, Any]) -> RolloutEngine:
+def vllm_engine(parts: ModelParts, settings: Mapping[str, Any], *, gpu_memory_utilization: float = 0.9) -> RolloutEngine:
     """vLLM in this process, on the device that it was built for. An adapter is merged by transformers, and handed over."""
     from erpo_verl.rollout.vllm import VLLMRollout
 
@@ -85,7 +85,7 @@ def vllm_engine(parts: ModelParts, settings: Mapping[str, Any]) -> RolloutEngine
         eos_token_ids=parts.end_token_ids,
         dtype=settings["dtype"],
         max_model_len=settings["max_prompt_tokens"] + settings["max_tokens"],
-        gpu_memory_utilization=0.9,  # nothing else is on the GPU here
+        gpu_memory_utilization=gpu_memory_utilization,  # by default nothing else is on the GPU
         seed=settings["seed"],
         trust_remote_code=parts.trust_remote_code,
     )

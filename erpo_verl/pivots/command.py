@@ -14,12 +14,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from erpo_verl.evaluation import models, store
 from erpo_verl.evaluation.problems import EvaluationError, build_prompts, read_problems
 from erpo_verl.evaluation.rewording import ORIGINAL
+from erpo_verl.models.errors import ModelError
+from erpo_verl.prompts import Prompter
 from erpo_verl.runs.versions import versions
+
+if TYPE_CHECKING:
+    from erpo_verl.models.parts import ModelParts
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 BATCH = {"hf": 256, "vllm": 4096}  # responses at a time
@@ -28,6 +33,8 @@ BATCH = {"hf": 256, "vllm": 4096}  # responses at a time
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``erpo pivots``."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model folder in Hugging Face's form")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="the tokenizer, where it is not the model's")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="parquet files in verl's schema (erpo prepare)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of branches, figures and page; the same command goes on there")
     measured = parser.add_argument_group("what is measured")
@@ -64,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         _check(args)
         with store.locked(args.out):
             _measure(args)
-    except (EvaluationError, PivotsError, RewardError) as error:
+    except (EvaluationError, ModelError, PivotsError, RewardError) as error:
         print(f"erpo pivots: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -93,7 +100,8 @@ def _check(args: argparse.Namespace) -> None:
         raise EvaluationError(f"--template {json.dumps(args.template)}: expected an object")
     if args.out.is_file() or (args.out.is_dir() and not (args.out / store.SETTINGS).exists() and any(p.name != ".lock" for p in args.out.iterdir())):
         raise EvaluationError(f"--out {args.out}: holds other things; choose a new folder")
-    models.check_folder(args.model)
+    if not args.model.is_dir():
+        raise EvaluationError(f"--model {args.model}: no such folder")
     missing = [name for name in ("transformers", "pyarrow", "tqdm", *(["vllm"] if args.engine == "vllm" else [])) if importlib.util.find_spec(name) is None]
     if missing:
         raise EvaluationError(
@@ -104,22 +112,31 @@ def _check(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from erpo_verl.models.parts import check_tokens, read_model
     from erpo_verl.pivots import measure, report
 
     problems, _ = read_problems(args.data, args.limit)
-    tokenizer = models.load_tokenizer(args.model)
-    settings = _settings(args)
-    prompts, left_out = build_prompts(problems, tokenizer, ORIGINAL, settings["max_prompt_tokens"], args.template)
+    parts = read_model(
+        str(args.model), tokenizer_path=None if args.tokenizer is None else str(args.tokenizer), trust_remote_code=args.trust_remote_code,
+        names=models.NAMES, training=False,
+    )  # fmt: skip
+    settings = _settings(args, parts)
+    begun = store.read_settings(args.out) if (args.out / store.SETTINGS).is_file() else {}
+    prompter = Prompter(parts.tokenizer, args.template, begun.get("template_date"))
+    prompts, left_out = build_prompts(problems, prompter, ORIGINAL, settings["max_prompt_tokens"])
+    check_tokens(parts, ((prompt.tokens, prompt.text) for prompt in prompts))
+    if prompter.dated:
+        settings["template_date"] = prompter.date
     if not prompts:
         raise EvaluationError(f"all {len(problems)} prompts are longer than {settings['max_prompt_tokens']} tokens; raise --max-prompt-tokens")
     judge = _judge(args)
-    for warning in store.check_settings(args.out, settings):
+    for warning in (*parts.notes, *store.check_settings(args.out, settings)):
         print(f"erpo pivots: {warning}", file=sys.stderr)
     done = measure.resume(args.out, prompts, args.problems_at_once)
     if too_long := len(left_out["too_long"]):
         print(f"left out: {too_long} prompts over {settings['max_prompt_tokens']} tokens", file=sys.stderr)
     if done < len(prompts):
-        measurer, engine = _measurer(args, settings, tokenizer, judge)
+        measurer, engine = _measurer(args, settings, parts, judge, len(prompts))
         try:
             with tqdm(total=len(prompts), initial=done, unit="problem", disable=args.quiet or None, smoothing=0.1) as bar:
                 for first in range(done, len(prompts), args.problems_at_once):
@@ -134,17 +151,24 @@ def _measure(args: argparse.Namespace) -> None:
         print("\n".join(map(str, paths)))
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, parts: ModelParts) -> dict[str, Any]:
     """All that decides what is measured; recorded in ``settings.json``."""
+    from erpo_verl.models.parts import too_long
+
     device = models.choose_device(args.device)
-    context = models.context_length(args.model)
-    longest = args.max_prompt_tokens if args.max_prompt_tokens is not None else context - args.max_tokens
-    if longest < 1 or longest + args.max_tokens > context:
-        raise EvaluationError(f"--max-tokens {args.max_tokens}: the model's context is {context} tokens; choose fewer")
+    longest = args.max_prompt_tokens
+    if longest is None:
+        if parts.context is None:
+            raise EvaluationError(f"{parts.told}: its config.json does not say how long its context is; give --max-prompt-tokens")
+        longest = parts.context - args.max_tokens
+        if longest < 1:
+            raise EvaluationError(f"--max-tokens {args.max_tokens}: the model's context is {parts.context} tokens; choose fewer")
+    if problem := too_long(parts.context, longest, f"--max-prompt-tokens {longest}", args.max_tokens, f"--max-tokens {args.max_tokens}"):
+        raise EvaluationError(problem)
     reward = args.reward or "pkg://erpo_verl.reward"
     return {
         "model": str(args.model),
-        "model_fingerprint": models.fingerprint(args.model),
+        "model_fingerprint": models.fingerprint(parts),
         "data": [str(path) for path in args.data],
         "data_sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in args.data],
         **{name: getattr(args, name) for name in ("limit", "responses", "sites", "n", "shown", "shown_tokens", "temperature", "top_p", "top_k",
@@ -172,36 +196,29 @@ def _judge(args: argparse.Namespace) -> Any:
     return all_of
 
 
-def _measurer(args: argparse.Namespace, settings: dict[str, Any], tokenizer: Any, judge: Any) -> tuple[Any, Any]:
+def _measurer(args: argparse.Namespace, settings: dict[str, Any], parts: ModelParts, judge: Any, problems: int) -> tuple[Any, Any]:
     """The measurer and its engine, which has to be closed."""
     import torch
 
     from erpo_verl.pivots.annotate import ModelAnnotator
     from erpo_verl.pivots.measure import Measurer, Plan
 
+    shown = frozenset(int((i + 0.5) * problems / args.shown) for i in range(args.shown))  # spread over short and long prompts
     plan = Plan(
         responses=args.responses, sites=args.sites, n=args.n, max_tokens=args.max_tokens, temperature=args.temperature, top_p=args.top_p,
-        top_k=args.top_k, seed=args.seed, shown=args.shown, shown_tokens=args.shown_tokens, at_once=args.problems_at_once,
+        top_k=args.top_k, seed=args.seed, shown=shown, shown_tokens=args.shown_tokens, at_once=args.problems_at_once,
     )  # fmt: skip
-    ends = models.stop_tokens(args.model, tokenizer)
     if args.engine == "hf":
-        engine = models.hf_engine(args.model, tokenizer, settings)
+        engine = models.hf_engine(parts, settings)
         model = engine.model
     else:
-        from transformers import AutoModelForCausalLM
-
-        from erpo_verl.rollout.vllm import VLLMRollout
+        from erpo_verl.models.load import load_model
 
         # vLLM samples, transformers annotates: they share the device.
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()
-        engine = VLLMRollout(
-            args.model, eos_token_ids=ends, dtype=settings["dtype"], max_model_len=settings["max_prompt_tokens"] + settings["max_tokens"],
-            gpu_memory_utilization=0.5, seed=args.seed,
-        )  # fmt: skip
+        model = load_model(parts, dtype=getattr(torch, settings["dtype"])).to(settings["device"]).eval()
+        engine = models.vllm_engine(parts, settings, gpu_memory_utilization=0.5)
     measurer = Measurer(
-        plan, engine, ModelAnnotator(model), judge, ends=ends, decode=lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
-        pieces=lambda tokens: [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(tokens))],
+        plan, engine, ModelAnnotator(model), judge, ends=parts.end_token_ids, decode=parts.decoder,
+        pieces=lambda tokens: [piece or "" for piece in parts.tokenizer.convert_ids_to_tokens(list(tokens))],
     )  # fmt: skip
     return measurer, engine
-
-

@@ -55,7 +55,7 @@ class Plan:
     top_p: float = 1.0
     top_k: int = -1
     seed: int = 0
-    shown: int = 0  # problems, the first ones, of which one right and one wrong response are measured at every token
+    shown: frozenset[int] = frozenset()  # numbers of the problems of which a right and a wrong response are measured at every token
     shown_tokens: int = 96  # at most so many of them, evenly spread
     at_once: int = 8  # problems of a chunk
 
@@ -67,7 +67,7 @@ class Measurer:
     """What measuring needs: an engine that samples, a model that annotates, a judge, and the tokenizer's decoding.
 
     Args:
-        decode: token ids -> the text that is judged.
+        decode: token ids of several responses -> the texts that are judged.
         pieces: token ids -> the tokenizer's own pieces, for the page.
         ends: tokens that end a response.
     """
@@ -79,7 +79,7 @@ class Measurer:
         annotator: Annotator,
         judge: JudgeAll,
         *,
-        decode: Callable[[Sequence[int]], str],
+        decode: Callable[[Sequence[Sequence[int]]], list[str]],
         pieces: Callable[[Sequence[int]], list[str]],
         ends: Sequence[int],
     ):
@@ -98,7 +98,7 @@ class Measurer:
         lines, work = [], []
         for number, (prompt, responses) in enumerate(zip(prompts, answered, strict=True)):
             judged = [next(verdicts) for _ in responses]
-            line, sites, annotations = self._annotated(prompt, responses, judged, shown=first + number < plan.shown)
+            line, sites, annotations = self._annotated(prompt, responses, judged, shown=first + number in plan.shown)
             found = [(s, b) for s in sites for b in branching.branches_of(s, responses[s.response].tokens, annotations[s.response])]
             lines.append(line)
             work.append(found)
@@ -106,7 +106,7 @@ class Measurer:
         return lines
 
     def _judge(self, asked: Sequence[Asked], whole: Sequence[Whole]) -> tuple[list[float], list[str]]:
-        return self.judge(asked, [self.decode(t) for t, _ in whole], [len(t) for t, _ in whole], [finished for _, finished in whole])
+        return self.judge(asked, self.decode([t for t, _ in whole]), [len(t) for t, _ in whole], [finished for _, finished in whole])
 
     def _annotated(
         self, prompt: Prompt, responses: Sequence[Response], judged: Sequence[tuple[float, str]], *, shown: bool

@@ -59,11 +59,15 @@ def headline(found: Mapping[str, Any]) -> list[str]:
     beside = found[OTHER]["ratios"][f"{PIVOT} / {SURPRISING}"]["right"]
     if beside:
         told.append(f"Pivots by entropy against tokens of high surprisal: {_factor(beside)}: {_verdict(beside, 'entropy', 'surprisal')}.")
-    if marks and marks["gate_lift"] and marks["gate_lift"]["value"] is not None:
+    if marks:
         told.append(
-            f"The gate's mean is {marks['mean_gate']['value']:.3f}. Weighted by it, a token's part in the variance of the outcome is "
-            f"{_factor(marks['gate_lift'])} what even weights give; the gate explains {_share(marks['r2_gate'])} of that part's variance from token to "
-            f"token, entropy {_share(marks['r2_entropy'])}, surprisal {_share(marks['r2_surprisal'])}."
+            f"Pivots are {_share(marks['pivots']['value'])} of the tokens and hold {_on(marks['on_pivots'])} of the outcome's variance; surprising tokens are "
+            f"{_share(marks['surprising']['value'])} and hold {_on(marks['on_surprising'])}."
+        )
+        told.append(
+            f"The gate's mean is {marks['mean_gate']['value']:.3f}. Weighted by it, a token's part in that variance is {_factor(marks['gate_lift'])} what even "
+            f"weights give. From token to token the gate explains {_share(marks['r2_gate'])} of it, entropy {_share(marks['r2_entropy'])}, surprisal "
+            f"{_share(marks['r2_surprisal'])}."
         )
     return told
 
@@ -127,14 +131,6 @@ def markdown(found: Mapping[str, Any]) -> str:
         for w in found[branch]["windows"]:
             out.append(f"| {w['window']} | {w['pairs']} | {_factor(w['ratio']).removesuffix(' times')} |")
         out.append("")
-    if marks := found["marks"]:
-        out += [
-            "## Where the outcome is decided",
-            "",
-            f"Over {marks['tokens']} tokens drawn at random: {_share(marks['pivots']['value'])} are pivots, with {_on(marks['on_pivots'])} of the outcome's "
-            f"variance; {_share(marks['surprising']['value'])} are surprising, with {_on(marks['on_surprising'])}.",
-            "",
-        ]
     out += ["## Kinds of tokens", "", *(f"- {kind}: {about}" for kind, about in KINDS.items()), ""]
     return "\n".join(out)
 

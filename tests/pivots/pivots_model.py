@@ -77,8 +77,8 @@ class ScriptedAnnotator:
         return Annotation(*(column.tolist() for column in look(logits, torch.tensor(tokens), noise, temperature)))
 
 
-def decode(tokens: Sequence[int]) -> str:
-    return " ".join(map(str, tokens))
+def decode(responses: Sequence[Sequence[int]]) -> list[str]:
+    return [" ".join(map(str, tokens)) for tokens in responses]
 
 
 def judge(asked, texts, lengths, finished) -> tuple[list[float], list[str]]:

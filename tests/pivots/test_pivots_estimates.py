@@ -57,7 +57,7 @@ def test_distances_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def lines() -> list[dict]:
-    plan = Plan(responses=8, sites=6, n=8, max_tokens=LENGTH, seed=3, shown=40, at_once=10)
+    plan = Plan(responses=8, sites=6, n=8, max_tokens=LENGTH, seed=3, shown=frozenset(range(40)), at_once=10)
     measurer = Measurer(
         plan, ScriptedEngine(), ScriptedAnnotator(), judge, decode=decode, pieces=lambda tokens: [str(t) for t in tokens], ends=[0]
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erpo_verl.rows import RowError
+from erpo_verl.rows import RowError, as_text, read_file, reward_rows
 
 MATHS = "pkg://erpo_verl.reward"
 _FILE = "verl_reward.py"  # the same function by its file's path
@@ -88,3 +88,34 @@ def told(found: Sequence[Unreadable], of: int, then: str) -> str:
 
 def _shown(bad: Unreadable) -> str:
     return f"{str(bad.gold)[:60]!r} ({bad.why})"
+
+
+def of_files(files: Sequence[str], settings: Mapping[str, Any] | None, *, source_key: str = "data_source") -> list[str]:
+    """What there is to say of the golds of some parquet files, for verl, which reads the files itself; none where all are well.
+
+    Args:
+        files: files that are no parquet files on this disk are passed over.
+        settings: of the maths reward, by name; None where another function judges: then the rows are read, and no gold is judged.
+        source_key: the column that names the data source.
+
+    Raises:
+        RowError: a row cannot be read, or not in the form in which verl reads it; or see `check`.
+        RewardSetupError: math-verify cannot be started.
+    """
+    golds: list[Any] = []
+    places: list[tuple[str, int]] = []
+    for file in files:
+        path = Path(file).expanduser()
+        if path.suffix != ".parquet" or not path.is_file():
+            continue
+        rows = read_file(path, (source_key, "reward_model"))
+        for number, (row, reward) in enumerate(zip(rows, reward_rows(rows, path, source_key=source_key), strict=True)):
+            for name in ("extra_info", "reward_model"):
+                if row.get(name) is not None and not isinstance(row[name], dict):
+                    raise RowError(f"{path}, row {number}: {name} is {type(row[name]).__name__}, and verl wants a struct; `erpo prepare` writes one")
+            if as_text(row["reward_model"]["ground_truth"], "") != row["reward_model"]["ground_truth"]:
+                raise RowError(f"{path}, row {number}: reward_model.ground_truth holds bytes, which verl hands to the reward as they are; write text")
+            golds.append(reward.gold)
+            places.append((str(path), number))
+    found = check(golds, places, settings) if settings is not None and golds else []
+    return [told(found, len(golds), "whose groups count for nothing")] if found else []

@@ -31,6 +31,7 @@ from erpo_verl.data.rules import DROPS, MENDS
 from erpo_verl.data.sets import CUSTOM, SETS, ProblemSet, find_set
 from erpo_verl.data.source import PrepareError, Row, file_rows, file_sha256, hub_rows
 from erpo_verl.data.templates import DEFAULT_TEMPLATE, INSTRUCTION, TEMPLATES
+from erpo_verl.rows import ANSWER_FORMS
 
 __all__ = ["INSTRUCTION", "PrepareError", "add_arguments", "run"]
 
@@ -44,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the parquet file and its record")
     parser.add_argument("--name", help="file name without ending (the split's name)")
     parser.add_argument("--template", default=DEFAULT_TEMPLATE, help=f"prompt: {', '.join(TEMPLATES)} ({DEFAULT_TEMPLATE})")
+    parser.add_argument(
+        "--answer-forms", choices=ANSWER_FORMS, help="how a final answer may be given, which the data tell the reward (what the template asks for)"
+    )
     parser.add_argument("--levels", help="keep only these, such as 3-5 or 1,2")
     parser.add_argument("--types", help="keep only these, parted by commas, such as Algebra,Geometry")
     parser.add_argument("--sample", type=int, metavar="N", help="draw N of the problems")
@@ -133,7 +137,7 @@ def _prepare(args: argparse.Namespace) -> int:
     if not result.problems:
         raise PrepareError(f"{source['name']}: none of its {result.rows_in} rows is left: {', '.join(in_order(result.dropped))}")
 
-    out_rows = list(verl_rows(result.problems, known.name, split, template))
+    out_rows = list(verl_rows(result.problems, known.name, split, template, args.answer_forms))
     for row in out_rows[: args.show]:
         print(json.dumps(row, ensure_ascii=False, indent=1))
     if args.out is None:
@@ -144,6 +148,7 @@ def _prepare(args: argparse.Namespace) -> int:
         "split": split,
         "source": source,
         "template": args.template,
+        "answer_forms": args.answer_forms or template.answer_forms,
         "levels": levels,
         "types": types,
         "sample": args.sample,

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ANSWER_FORMS = ("boxed", "marked", "any")  # values of the reward's setting `answer_forms`, which ``extra_info`` may give for a row
+
 
 class RowError(ValueError):
     """A file, or a row of it, cannot be read; the message names it."""
@@ -78,6 +80,9 @@ def reward_row(row: Mapping[str, Any], *, source_key: str = "data_source") -> Re
     if holds_nothing(gold):
         raise RowError(f"reward_model.ground_truth is missing ({_shown(gold)}); `erpo prepare` drops such rows")
     info = struct(row.get("extra_info"), "extra_info")
+    forms = info.get("answer_forms")
+    if not missing(forms) and forms not in ANSWER_FORMS:
+        raise RowError(f"extra_info.answer_forms must be one of {', '.join(ANSWER_FORMS)}, and is {_shown(forms)}")
     level = info.get("level")
     if _label(level) is None and _label(row.get("level")) is not None:
         info["level"] = level = row["level"]

@@ -32,24 +32,27 @@ async def compute_score(
         data_source: name of the data set; not used, since one judge serves all.
         solution_str: the response.
         ground_truth: the reference answer; see `MathJudge.score`.
-        extra_info: verl's; see `MathJudge.score`.
+        extra_info: verl's; see `MathJudge.score`. Its `answer_forms`, where a row has it, is the setting of that name unless that is given.
         settings: fields of `RewardConfig` (in verl: `reward.custom_reward_function.reward_kwargs.<field>`).
 
     Raises:
         RewardConfigError: an unknown or wrong setting.
         RewardSetupError: the workers cannot be started. Nothing that a model can write raises.
     """
-    return await _judge(settings).ascore(solution_str, ground_truth, extra_info)
+    return await _judge(settings, extra_info).ascore(solution_str, ground_truth, extra_info)
 
 
 def score(solution: str, gold: Any, extra_info: Mapping | None = None, **settings: Any) -> dict[str, float | str]:
     """`compute_score` for code without an event loop; blocks until the verdict is there."""
-    return _judge(settings).score(solution, gold, extra_info)
+    return _judge(settings, extra_info).score(solution, gold, extra_info)
 
 
-def _judge(settings: Mapping[str, Any]) -> MathJudge:
-    own = tuple(sorted((key, value) for key, value in settings.items() if key not in _VERLS_OWN))
-    return shared_judge(_config(own))
+def _judge(settings: Mapping[str, Any], extra_info: Mapping | None) -> MathJudge:
+    own = {key: value for key, value in settings.items() if key not in _VERLS_OWN}
+    forms = extra_info.get("answer_forms") if isinstance(extra_info, Mapping) else None
+    if forms is not None:
+        own.setdefault("answer_forms", forms)
+    return shared_judge(_config(tuple(sorted(own.items()))))
 
 
 @lru_cache(maxsize=64)

@@ -23,8 +23,11 @@ from erpo_verl.runs.files import remove_partials, whole_together
 FORMAT = 1  # of the record
 
 
-def verl_rows(problems: Sequence[Problem], set_name: str, split: str, template: Template) -> Iterator[dict[str, Any]]:
-    """The problems as rows in verl's schema. `extra_info.row` is the place in the source, `index` the one in the result."""
+def verl_rows(
+    problems: Sequence[Problem], set_name: str, split: str, template: Template, answer_forms: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The problems as rows in verl's schema. `extra_info.row` is the place in the source, `index` the one in the result;
+    `answer_forms` (None: those that the template asks for) tells the reward how a final answer may be given."""
     for index, problem in enumerate(problems):
         yield {
             "data_source": set_name,
@@ -41,6 +44,7 @@ def verl_rows(problems: Sequence[Problem], set_name: str, split: str, template: 
                 "unit": problem.unit,
                 "source_id": problem.source_id,
                 "problem": problem.text,
+                "answer_forms": answer_forms or template.answer_forms,
             },
         }
 
@@ -60,7 +64,7 @@ def parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
             "extra_info": pa.struct(
                 {
                     "id": text, "index": whole, "split": text, "row": whole, "level": text, "type": text, "unit": text,
-                    "source_id": text, "problem": text,
+                    "source_id": text, "problem": text, "answer_forms": text,
                 }
             ),
         }

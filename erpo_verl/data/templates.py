@@ -24,6 +24,7 @@ class Template:
     after: str = ""
     system: str = ""
     source: str = ""
+    answer_forms: str = "boxed"  # in which forms it asks for the final answer: the reward's setting of that name
 
     def messages(self, problem: str) -> list[dict[str, str]]:
         """The chat messages for `problem`."""
@@ -39,7 +40,7 @@ TEMPLATES = {
     "deepseek-r1": Template(after=f"\n{_REASON}", source="DeepSeek-R1's model card: in the user's prompt, no system prompt"),
     "dapo": Template(
         before=_DAPO_BEFORE, after=_DAPO_AFTER,
-        source="DAPO-Math-17k's own prompt; it asks for no box, so the reward needs answer_forms=marked",
+        source="DAPO-Math-17k's own prompt; it asks for a line `Answer: ...` and no box", answer_forms="marked",
     ),
 }  # fmt: skip
 DEFAULT_TEMPLATE = "boxed"

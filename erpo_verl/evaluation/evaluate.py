@@ -25,6 +25,7 @@ from erpo_verl.models.errors import ModelError
 from erpo_verl.prompts import Prompter
 from erpo_verl.reward import POLICY_VERSION, RewardConfig, RewardSetupError, shared_judge
 from erpo_verl.rollout import RolloutEngine
+from erpo_verl.rows import ANSWER_FORMS
 from erpo_verl.runs.versions import JUDGE, version, versions
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default={},
         metavar="JSON",
         help='arguments of the chat template, as {"enable_thinking": false}',
+    )
+    sampled.add_argument(
+        "--answer-forms", choices=ANSWER_FORMS, help="how a final answer may be given: boxed, marked as in 'Answer: 7', or any (what the data say, else boxed)"
     )
     engine = parser.add_argument_group("engine")
     engine.add_argument("--engine", choices=("vllm", "hf"), default="vllm", help="(vllm)")
@@ -203,7 +207,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         names=models.NAMES,
         training=False,
     )
-    settings = _settings(args, parts)
+    settings = _settings(args, parts, problems)
     problems, unreadable, line = leave_out_unreadable(problems)
     if line:
         print(f"erpo evaluate: {line}", file=sys.stderr)
@@ -221,6 +225,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         lambda: _engine(args, parts, settings),
         parts.decoder,
         judge,
+        answer_forms=args.answer_forms,
         k=args.k,
         seed=args.seed,
         max_tokens=args.max_tokens,
@@ -229,6 +234,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         quiet=args.quiet,
     )
     lines = store.read_samples(args.out)
+    missed = sum(sum(line.get("ungradeable", ())) for line in lines)
+    if missed:
+        print(f"erpo evaluate: {missed} samples could not be judged, and count neither as right nor as wrong", file=sys.stderr)
     built = report.build(lines, settings, plan.left_out, repeated)
     paths = report.write(args.out, built, lines, plan)
     if not args.quiet:
@@ -259,10 +267,11 @@ def _plan(
     return plan
 
 
-def _settings(args: argparse.Namespace, parts: ModelParts) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, parts: ModelParts, problems: list[Problem]) -> dict[str, Any]:
     """All that decides the samples; recorded in ``settings.json``."""
     from erpo_verl.models.parts import too_long
 
+    config = RewardConfig()
     device = models.choose_device(args.device)
     longest = args.max_prompt_tokens
     if longest is None:
@@ -295,7 +304,7 @@ def _settings(args: argparse.Namespace, parts: ModelParts) -> dict[str, Any]:
         "dtype": args.dtype if args.dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32",
         "batch": args.batch or BATCH[args.engine],
         "seed": args.seed,
-        "judge": dataclasses.asdict(RewardConfig()),
+        "judge": {**dataclasses.asdict(config), "answer_forms": ", ".join(sorted({p.answer_forms(args.answer_forms) for p in problems}))},
         "judge_versions": {"policy": POLICY_VERSION, **{name: version(name) for name in JUDGE}},
         "versions": versions(args.engine),
     }

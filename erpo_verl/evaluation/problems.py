@@ -17,7 +17,7 @@ from erpo_verl import golds
 from erpo_verl.evaluation.rewording import ORIGINAL, reword
 from erpo_verl.prompts import Prompter, PromptError, chat_messages
 from erpo_verl.reward import gold_answers
-from erpo_verl.rows import RewardRow, RowError, read_file, reward_rows
+from erpo_verl.rows import ANSWER_FORMS, RewardRow, RowError, read_file, reward_rows
 
 
 class EvaluationError(ValueError):
@@ -35,6 +35,10 @@ class Problem:
     level: str | None  # extra_info.level, or the column level
     extra_info: dict[str, Any] = field(default_factory=dict)
     place: tuple[str, int] = ("", 0)  # file and row
+
+    def answer_forms(self, asked: str | None = None) -> str:
+        """In which forms a final answer counts: those asked for, else what the row says, else a box alone."""
+        return asked or self.extra_info.get("answer_forms") or ANSWER_FORMS[0]
 
     @property
     def gold_text(self) -> str:

@@ -22,17 +22,24 @@ Answered = dict[Condition, dict[str, ProblemSamples]]  # condition -> problem's 
 
 
 def by_condition(lines: Sequence[Mapping[str, Any]]) -> Answered:
-    """The lines of ``samples.jsonl`` by condition and problem, in their order."""
+    """The lines of ``samples.jsonl`` by condition and problem, in their order; without the samples that could not be judged."""
     answered: Answered = {}
     for line in lines:
+        # What nobody could judge is neither right nor wrong.
+        kept = [i for i, missed in enumerate(line.get("ungradeable", [0] * len(line["acc"]))) if not missed]
+        if not kept:
+            continue
+        # Votes by the judge's own equality; by spelling where an earlier version has sampled.
+        said = ["" if vote < 0 else str(vote) for vote in line["vote"]] if "vote" in line else line["pred"]
+        acc, predictions, lengths, finished = ([column[i] for i in kept] for column in (line["acc"], said, line["length"], line["finished"]))
         samples = ProblemSamples(
             id=line["id"],
             source=line["source"],
             level=line["level"],
-            acc=line["acc"],
-            predictions=line["pred"],
-            lengths=line["length"],
-            finished=line["finished"],
+            acc=acc,
+            predictions=predictions,
+            lengths=lengths,
+            finished=finished,
         )
         answered.setdefault(Condition(line["temperature"], line["rewording"]), {})[line["id"]] = samples
     return answered

@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erpo_verl import hints
 from erpo_verl.evaluation import store
 from erpo_verl.evaluation.problems import EvaluationError, Problem, Prompt, build_prompts
 from erpo_verl.evaluation.rewording import ORIGINAL
 from erpo_verl.prompts import Prompter
-from erpo_verl.reward import MathJudge
+from erpo_verl.reward import MathJudge, shared_judge
 from erpo_verl.rollout import RolloutEngine, SamplingParams
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ def collect(
     decode: Decoder,
     judge: MathJudge,
     *,
+    answer_forms: str | None = None,
     k: int,
     seed: int,
     max_tokens: int,
@@ -125,6 +128,10 @@ def collect(
     """Sample what of the plan is not yet in ``folder``. The engine is made only where something is missing.
 
     What makes the first batch of responses unreadable for any judge is said on stderr.
+
+    Args:
+        judge: its settings are those of all judging but for the forms of a final answer.
+        answer_forms: these forms; None: those that each problem names.
     """
     from tqdm import tqdm
 
@@ -156,7 +163,10 @@ def collect(
                     seed=chunk.seed(seed),
                 )
                 first = chunk is plan.chunks[done]
-                store.append(folder, _lines(chunk, params, engine, decode, judge, progress, doubt=first))
+                lines = _lines(chunk, params, engine, decode, judge, answer_forms, progress, doubt=first)
+                store.append(folder, lines)
+                if first:
+                    _hint(lines, judge)
                 bar.update(base + size - bar.n)
     finally:
         engine.close()
@@ -168,6 +178,7 @@ def _lines(
     engine: RolloutEngine,
     decode: Decoder,
     judge: MathJudge,
+    answer_forms: str | None,
     progress: Callable[[int], None],
     doubt: bool = False,
 ) -> list[dict[str, Any]]:
@@ -178,12 +189,12 @@ def _lines(
         word := decode.doubt([r.tokens for row in answered for r in row], [text for row in texts for text in row])
     ):
         print(f"erpo evaluate: {word}", file=sys.stderr)
-    pairs = [(text, prompt.problem.gold) for prompt, row in zip(chunk.prompts, texts, strict=True) for text in row]
-    verdicts = iter(judge.score_many(pairs))
+    verdicts = _judged(chunk.prompts, texts, judge, answer_forms)
+    with ThreadPoolExecutor(max_workers=2 * judge.config.workers) as threads:  # each problem's answers wait for one another
+        grouped = list(threads.map(lambda results: votes(judge, [r["pred"] for r in results]), verdicts))
     lines = []
-    for prompt, responses, row in zip(chunk.prompts, answered, texts, strict=True):
+    for prompt, responses, row, judged, voted in zip(chunk.prompts, answered, texts, verdicts, grouped, strict=True):
         problem = prompt.problem
-        judged = [next(verdicts) for _ in row]
         lines.append(
             {
                 "rewording": chunk.condition.rewording,
@@ -194,10 +205,44 @@ def _lines(
                 "gold": problem.gold_text,
                 "acc": [int(v["acc"]) for v in judged],
                 "pred": [v["pred"] for v in judged],
+                "vote": voted,
                 "reason": [int(v["reason"]) for v in judged],
+                "ungradeable": [int(v["ungradeable"]) for v in judged],
                 "length": [len(r.tokens) for r in responses],
                 "finished": [r.finished for r in responses],
                 "response": row,
             }
         )
     return lines
+
+
+def _judged(prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], judge: MathJudge, answer_forms: str | None) -> list[list[dict[str, Any]]]:
+    """The result of each response to each prompt; problems that ask for their answer in the same forms are judged together."""
+    by_forms: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        by_forms.setdefault(prompt.problem.answer_forms(answer_forms), []).append(number)
+    results: list[list[dict[str, Any]]] = [[] for _ in prompts]
+    for forms, numbers in by_forms.items():
+        of_forms = judge if forms == judge.config.answer_forms else shared_judge(replace(judge.config, answer_forms=forms))
+        found = iter(of_forms.score_many([(text, prompts[number].problem.gold) for number in numbers for text in texts[number]]))
+        for number in numbers:
+            results[number] = [next(found) for _ in texts[number]]
+    return results
+
+
+def votes(judge: MathJudge, predictions: Sequence[str]) -> list[int]:
+    """For majority votes: the class of each answer by the judge's own equality, from 0; -1 where there is no answer."""
+    given = [prediction for prediction in predictions if prediction]
+    classes = iter(judge.group_answers(given))
+    return [next(classes) if prediction else -1 for prediction in predictions]
+
+
+def _hint(lines: Sequence[Mapping[str, Any]], judge: MathJudge) -> None:
+    """What to look at, on stderr, where nothing of the first chunk is right."""
+    flat = [(text, line["gold"], acc, whole, reason) for line in lines
+            for text, acc, whole, reason in zip(line["response"], line["acc"], line["finished"], line["reason"], strict=True)]  # fmt: skip
+    texts, golds, right, finished, reasons = zip(*flat, strict=True)
+    for line in hints.first_batch(
+        texts, golds, right, finished, judge=asdict(judge.config), reasons=reasons, forms_key="--answer-forms", length_key="--max-tokens"
+    ):  # fmt: skip
+        print(f"erpo evaluate: {line}", file=sys.stderr)

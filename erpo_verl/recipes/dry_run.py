@@ -99,11 +99,12 @@ def check(config: DictConfig, gpu_memory_gb: float | None = None) -> tuple[list[
     problems += _verl_problems(config)
     model, parts, model_problems, model_notes = _model(config)
     file_problems, rows = _file_problems(config)
+    reward_problems, reward_notes = ([], []) if file_problems else _reward_problems(config)
     if parts is not None:
         row_problems, row_notes = inputs.check_rows(config, parts, rows)
         file_problems, model_notes = file_problems + row_problems, model_notes + row_notes
-    problems += model_problems + file_problems + _batch_problems(config) + _length_problems(config, model)
-    notes += model_notes
+    problems += model_problems + file_problems + reward_problems + _batch_problems(config) + _length_problems(config, model)
+    notes += model_notes + reward_notes
     unknown = _why_no_estimate(config) if model is not None and gpu_memory_gb is not None else None
     if unknown:
         notes.append(f"memory is not estimated: {unknown}")
@@ -217,6 +218,29 @@ def _file_problems(config: DictConfig) -> tuple[list[str], dict[str, list[Path]]
             f"data.train_batch_size={batch}: more than the {rows['data.train_files']} problems of data.train_files"
         )
     return problems, readable
+
+
+def _reward_problems(config: DictConfig) -> tuple[list[str], list[str]]:
+    """(rows that cannot be used, what there is to say of the golds): every row is read, and its gold by the maths reward, where that judges."""
+    from erpo_verl import golds
+    from erpo_verl.reward import RewardConfigError, RewardSetupError
+    from erpo_verl.rows import RowError
+
+    custom = config.reward.custom_reward_function
+    maths = golds.is_maths_reward(custom.path, custom.name)
+    settings = dict(OmegaConf.to_container(custom.get("reward_kwargs") or OmegaConf.create({}))) if maths else None
+    problems, notes = [], []
+    for key in ("data.train_files", "data.val_files"):
+        try:
+            files = _listed(_get(config, key))
+            found = golds.of_files(files, settings, source_key=config.data.reward_fn_key)
+            notes += [f"{key}: {line}" for line in found]
+        except (RowError, RewardConfigError) as error:
+            problems.append(f"{key}: {error}")
+        except RewardSetupError as error:
+            problems.append(f"the maths reward cannot be started: {error}")
+            break
+    return problems, notes
 
 
 def _parquet(path: Path) -> tuple[list[str] | str, int]:

@@ -93,14 +93,13 @@ def _try_reward(judge: Judge, settings: DictConfig, train: list[Prompt], val: li
     Raises:
         RewardError, DataError: see `Judge.probe` and `golds.check`.
     """
-    custom, filters = settings.reward.custom_reward_function, settings.algorithm.filter_groups
-    maths = golds.is_maths_reward(custom.path or DEFAULT, custom.name)
-    if not maths:
+    filters = settings.algorithm.filter_groups
+    if not judge.maths:
         judge.probe([*train, *val])
-    keys = KEYS if maths else sorted(judge.keys)
+    keys = KEYS if judge.maths else sorted(judge.keys)
     if filters.enable and filters.metric not in (*SCORES, *keys):
         raise RewardError(f"algorithm.filter_groups.metric={filters.metric}: {judge.name} returns no such key; it returns {', '.join(keys)}")
-    if not maths:
+    if not judge.maths:
         return []
     prompts = [*train, *val]
     try:
@@ -131,13 +130,14 @@ def load_judge(settings: DictConfig) -> Judge:
     """
     custom = settings.reward.custom_reward_function
     given = OmegaConf.to_container(custom.reward_kwargs)
-    if custom.path in (None, DEFAULT):
+    maths = golds.is_maths_reward(custom.path or DEFAULT, custom.name)
+    if maths:
         given.setdefault("workers", max(1, min(settings.reward.num_workers, os.cpu_count() or 1)))
         try:
             RewardConfig.from_mapping(given)
         except RewardConfigError as error:
             raise RewardError(f"reward.custom_reward_function.reward_kwargs: {'; '.join(error.problems)}") from None
-    return Judge(load_reward(custom.path, custom.name), given)
+    return Judge(load_reward(custom.path, custom.name), given, maths=maths)
 
 
 def build(settings: DictConfig, inputs: Inputs) -> Trainer:

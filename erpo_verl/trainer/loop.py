@@ -104,6 +104,8 @@ class Trainer:
             self.run, self.settings, self.accelerator, start=self.step, total=self.total_steps, ids=self.tracker_ids
         )
         self.tracker_ids = self.tracking.ids
+        if self.accelerator.is_main_process:
+            self.sampler.say = self.tracking.say
         try:
             if self.val_prompts and trainer.val_before_train and self.step == 0:
                 self.engine.sync(self.policy.sync_sampled())
@@ -208,6 +210,7 @@ class Trainer:
     def _validate_only(self) -> None:
         """``trainer.val_only``: nothing is written that belongs to the history of a run, which may be under way in the same folder."""
         self.engine.sync(self.policy.sync_sampled())
+        self.sampler.say = print if self.accelerator.is_main_process else None
         metrics = self._validate()
         if self.accelerator.is_main_process:
             told = {"checkpoint": self.resumed_from, "model": self.settings.actor_rollout_ref.model.path}

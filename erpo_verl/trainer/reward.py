@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erpo_verl import hints
+from erpo_verl.reward import RewardConfig, shared_judge
 from erpo_verl.trainer.data import Prompt
 
 DEFAULT = "pkg://erpo_verl.reward"
@@ -73,18 +75,36 @@ class Judge:
         function: takes ``ARGUMENTS`` by name, as verl passes them, or four positional arguments in their order.
         settings: further arguments of it, by name (``reward.custom_reward_function.reward_kwargs``).
         concurrency: calls of an ``async def`` that are under way at once.
+        maths: whether it is the maths reward of this package.
 
     Raises:
         RewardError: the function does not take these arguments.
     """
 
-    def __init__(self, function: Callable[..., Any], settings: Mapping[str, Any] | None = None, concurrency: int = 256):
-        self.function, self.settings, self.concurrency = function, dict(settings or {}), concurrency
+    def __init__(
+        self, function: Callable[..., Any], settings: Mapping[str, Any] | None = None, concurrency: int = 256, *, maths: bool = False
+    ):
+        self.function, self.settings, self.concurrency, self.maths = function, dict(settings or {}), concurrency, maths
         self.name = getattr(function, "__name__", "the reward function")
         self.by_name = self._takes_names()
         self.keys: frozenset[str] | None = None  # of the first result, and then of every one
         self.bare = False  # whether they are numbers; these have the keys score and acc
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def votes(self, predictions: Sequence[Any]) -> list[str]:
+        """What the answers to one problem vote for: of the maths reward by its own equality, of another as they are spelled."""
+        texts = [str(prediction) for prediction in predictions]
+        if not self.maths:
+            return texts
+        classes = iter(shared_judge(RewardConfig.from_mapping(self.settings)).group_answers([text for text in texts if text]))
+        return [str(next(classes)) if text else "" for text in texts]
+
+    def hints(self, texts: Sequence[str], golds: Sequence[Any], scores: Tensor, info: Mapping[str, list[Any]], finished: Sequence[bool]) -> list[str]:
+        """What to look at where nothing of a first batch is right."""
+        return hints.first_batch(
+            texts, golds, info.get("acc", scores.tolist()), finished, judge=self.settings if self.maths else None,
+            reasons=info.get("reason", ()), forms_key="reward.custom_reward_function.reward_kwargs.answer_forms", length_key="data.max_response_length",
+        )  # fmt: skip
 
     def _takes_names(self) -> bool:
         try:

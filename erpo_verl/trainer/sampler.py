@@ -38,6 +38,7 @@ class Sampler:
         self.engine, self.judge, self.tokenizer, self.settings = engine, judge, tokenizer, settings
         self.rank, self.processes = rank, processes
         self.decode, self._told = Decoder(tokenizer), False
+        self.say: Callable[[str], None] | None = None  # takes what there is to say of the first batch
         rollout = settings.actor_rollout_ref.rollout
         self.train_params = SamplingParams(
             n=rollout.n, max_tokens=settings.data.max_response_length, temperature=rollout.temperature,
@@ -64,6 +65,10 @@ class Sampler:
         self._told = True
         batch = assemble(prompts, responses, uids, texts, self.tokenizer.pad_token_id)
         scores, info = self.judge(batch.prompts, texts, batch.lengths.tolist(), batch.finished)
+        if self.say is not None:  # of the first batch alone
+            say, self.say = self.say, None
+            for line in self.judge.hints(texts, [prompt.gold for prompt in batch.prompts], scores, info, batch.finished):
+                say(line)
         return replace(batch, scores=scores, reward_info=info)
 
     def training_batch(

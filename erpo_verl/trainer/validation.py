@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ def validate(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[dict[str, flo
         params = replace(sampler.val_params, seed=sampler.seed("validation", start))
         batch = sampler.sample([prompts[i] for i in numbers], [f"val-{i}" for i in numbers], params)
         batches.append(batch)
-        problems += as_problems(batch, params.n)
+        problems += as_problems(batch, params.n, sampler.judge.votes)
     if sampler.processes > 1:
         parts: list[Any] = [None] * sampler.processes
         torch.distributed.all_gather_object(parts, problems)
@@ -36,21 +36,25 @@ def validate(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[dict[str, flo
     return validation_metrics(problems), batches
 
 
-def as_problems(batch: Batch, n: int) -> list[ProblemSamples]:
-    """One entry a group of n rows. Accuracy is the reward's ``acc``, if it returns one."""
+def as_problems(batch: Batch, n: int, votes: Callable[[Sequence[Any]], list[str]]) -> list[ProblemSamples]:
+    """One entry a group of n rows, without the groups of which the judge could not grade every response. Accuracy is the reward's ``acc``,
+    if it returns one."""
     accuracy = batch.reward_info.get("acc")
-    predictions = [str(p) for p in batch.reward_info.get("pred", batch.texts)]
+    missed = batch.reward_info.get("ungradeable", [0.0] * len(batch))
+    predictions = batch.reward_info.get("pred", batch.texts)
     scores, lengths = batch.scores.tolist(), batch.lengths.tolist()
     problems = []
     for start in range(0, len(batch), n):
         rows = slice(start, start + n)
+        if any(map(float, missed[rows])):
+            continue
         prompt = batch.prompts[start]
         problems.append(
             ProblemSamples(
                 id=prompt.id or batch.uid[start],
                 source=prompt.data_source,
                 acc=None if accuracy is None else accuracy[rows],
-                predictions=predictions[rows],
+                predictions=votes(predictions[rows]) if n > 1 else [str(predictions[start])],
                 lengths=lengths[rows],
                 finished=batch.finished[rows],
                 level=prompt.level,

@@ -91,3 +91,26 @@ def _loss_problems(config: DictConfig) -> list[str]:
             " actor_rollout_ref.actor.loss_scale_factor (data.max_response_length is the usual choice)."
         ]
     return []
+
+
+def what_the_golds_say(config: DictConfig) -> list[str]:
+    """Lines about reference answers that the math-verify reward cannot read, where it judges; a run is never stopped here."""
+    from erpo_verl import golds
+
+    custom = "reward.custom_reward_function"
+    if not golds.is_maths_reward(_select(config, f"{custom}.path"), _select(config, f"{custom}.name", "compute_score")):
+        return []
+    lines = []
+    settings = _select(config, f"{custom}.reward_kwargs", {})
+    for key in ("data.train_files", "data.val_files"):
+        files = _select(config, key, [])
+        try:
+            found = golds.of_files(
+                [files] if isinstance(files, str) else list(files),
+                OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings,
+                source_key=_select(config, "data.reward_fn_key", "data_source"),
+            )
+        except Exception as error:  # whatever is wrong with the files or the reward, verl will meet it itself
+            found = [f"{type(error).__name__}: {error}"]
+        lines += [f"{key}: {line}" for line in found]
+    return lines

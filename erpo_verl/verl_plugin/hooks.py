@@ -61,13 +61,15 @@ def register(core_algos) -> None:
 
 def check_before_anything_is_loaded(config_module) -> None:
     """``main_ppo`` validates its configuration before it starts Ray: the first moment at which all settings are known."""
-    from erpo_verl.verl_plugin.checks import check_config
+    from erpo_verl.verl_plugin.checks import check_config, what_the_golds_say
 
     original = config_module.validate_config
 
     @functools.wraps(original)
     def validate_config(config, *args, **kwargs):
         check_config(config)
+        for line in what_the_golds_say(config):
+            announce(line)
         return original(config, *args, **kwargs)
 
     config_module.validate_config = validate_config

@@ -67,7 +67,7 @@ def test_rows_and_record(gsm8k, tmp_path, capsys):
     assert rows[0]["data_source"] == "gsm8k" and rows[0]["ability"] == "math"
     info = rows[1]["extra_info"]
     assert info.pop("id").startswith("gsm8k/") and info.pop("problem") == "And now?"
-    assert info == {"index": 1, "split": "train", "row": 1, "level": None, "type": None, "unit": None, "source_id": None}
+    assert info == {"index": 1, "split": "train", "row": 1, "level": None, "type": None, "unit": None, "source_id": None, "answer_forms": "boxed"}
     assert (record["rows_in"], record["rows_out"], record["rows_published"]) == (10, 2, 7473)
     assert {rule: found["at"] for rule, found in record["dropped"].items()} == {
         "no_problem": [4, 9],

@@ -128,3 +128,24 @@ def test_the_parts() -> None:
     assert as_text({"a": [b"1", 2]}, "x") == {"a": ["1", 2]}
     with pytest.raises(RowError, match="x holds bytes"):
         as_text([b"\xff"], "x")
+
+
+def test_in_which_forms_an_answer_counts_is_remembered(tmp_path) -> None:
+    """`erpo prepare` writes it, by the template or as asked; the reward reads it of the row, unless the setting is given."""
+    from erpo_verl.reward import score
+
+    from erpo_verl.cli import main
+
+    (tmp_path / "a.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+    for name, options, forms in (("a", [], "boxed"), ("b", ["--template", "dapo"], "marked"), ("c", ["--answer-forms", "any"], "any")):
+        assert main(["prepare", "custom", "--source", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / name), *options]) == 0
+        row = read_problems([tmp_path / name / "train.parquet"])[0][0]
+        assert row.answer_forms() == forms and json.loads((tmp_path / name / "train.json").read_text())["answer_forms"] == forms
+        assert score("so\nAnswer: 2", row.gold, row.extra_info)["acc"] == (forms != "boxed")
+        assert score("so\nAnswer: 2", row.gold, row.extra_info, answer_forms="boxed")["acc"] == 0.0
+    with pytest.raises(RowError, match=r"extra_info\.answer_forms must be one of boxed, marked, any, and is 'last'"):
+        reward_row({**row_with("2"), "extra_info": {"answer_forms": "last"}})
+
+
+def row_with(gold):
+    return {"data_source": "s", "prompt": PROMPT, "reward_model": {"ground_truth": gold}}

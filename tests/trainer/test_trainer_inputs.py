@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from trainer_runs import command, save_tiny, write_task
 
-from erpo_verl import golds
+from erpo_verl import golds, hints
 from erpo_verl.rows import RowError
+from erpo_verl.trainer.reward import Judge
 from erpo_verl.trainer.run import train
 
 UNREADABLE = r"\frac{\}{p}i4+2-\sqrt{2}"
@@ -129,3 +130,52 @@ def test_wandb_without_a_key_is_one_line_at_once(model, task, tmp_path, monkeypa
     assert "W&B has no key for https://api.wandb.ai" in output and "leave wandb out of trainer.logger" in output and not (tmp_path / "run").exists()
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "all is well" in checked(arguments)
+
+
+# --- the first batch
+
+
+def test_of_a_first_batch_without_a_right_answer_it_is_said_what_may_help(task, model, tmp_path):
+    """A random policy gives the arithmetic task no right answer; the hint comes once, and not where something is right."""
+    from trainer_runs import run_here
+
+    data = changed(task, tmp_path, lambda number, row: row["reward_model"].update(ground_truth="123456"))
+    arguments = [*with_maths(command(tmp_path / "run", model, data)), "trainer.save_final_model=false"]
+    output = run_here(arguments)
+    assert output.count("nothing of the first batch is right (16 responses)") == 1
+    assert r"of 16 hold no final answer in a form that counts" in output and "where the gold is '123456'" in output
+    output = run_here([*command(tmp_path / "own", model, task), "trainer.save_final_model=false", "trainer.total_training_steps=1"])
+    assert "nothing of the first batch" not in output
+
+
+def test_what_the_first_batch_shows():
+    found = hints.first_batch(["so\nAnswer: 7", "", " "], ["7", "8", "9"], [0, 0, 0], [True, False, False], judge={}, reasons=[2, 2, 3], forms_key="KEY", length_key="LENGTH")
+    assert found[0] == "nothing of the first batch is right (3 responses)"
+    assert found[1].startswith("1 of 3 would be right if a final answer counted in any form") and "KEY=any" in found[1]
+    assert found[2:] == [r"2 of 3 hold no final answer in a form that counts", "2 of 3 were cut off: LENGTH may be too short", "2 of 3 are empty"]
+    assert hints.first_batch(["a", "b"], ["1", "1"], [0, 0.5], [True, True]) == [] == hints.first_batch([], [], [], [])
+    own = hints.first_batch(["a" * 200, "b"], ["1", "1"], [0, -1], [True, True])
+    assert own == ["nothing of the first batch is right (2 responses)", f"the first one ends in {'a' * 80!r}, where the gold is '1'"]
+
+
+def test_votes_of_the_maths_reward_are_by_value_and_of_another_as_spelled():
+    from erpo_verl.reward import compute_score
+
+    assert Judge(compute_score, maths=True).votes(["", r"\ln4", r"2\ln2", "3", ""]) == ["", "0", "0", "1", ""]
+    assert Judge(lambda d, s, g, e: 0.0).votes(["", 1, r"\ln4"]) == ["", "1", r"\ln4"]
+
+
+def test_a_validation_group_that_nobody_could_judge_is_left_out():
+    from dataclasses import replace
+
+    from trainer_runs import random_batch
+
+    from erpo_verl.trainer.validation import as_problems
+
+    batch = random_batch(prompts=3, n=2)
+    info = {"acc": [1.0, 0.0, 1.0, 1.0, 0.0, 0.0], "pred": list("abcdef")}
+    votes = Judge(lambda d, s, g, e: 0.0).votes
+    whole = as_problems(replace(batch, reward_info=info), 2, votes)
+    assert [p.acc for p in whole] == [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]] and whole[0].predictions == ["a", "b"]
+    missed = as_problems(replace(batch, reward_info={**info, "ungradeable": [0, 0, 0, 1.0, 0, 0]}), 2, votes)
+    assert [p.acc for p in missed] == [[1.0, 0.0], [0.0, 0.0]]

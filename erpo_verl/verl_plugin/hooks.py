@@ -183,7 +183,11 @@ def v1_trainer(trainer_base) -> None:
         def ungradeable():
             if not self.config.reward.custom_reward_function.path:
                 return None
-            marks = [extra.get("ungradeable") for extra in _reward_extras(tq, batch, batch.keys)]
+            try:
+                marks = [extra.get("ungradeable") for extra in _reward_extras(tq, batch, batch.keys)]
+            except Exception as error:
+                announce(f"what the reward says beside the score cannot be read, no group is left out: {type(error).__name__}: {error}")
+                return None
             return None if all(mark is None for mark in marks) else [bool(mark) for mark in marks]
 
         announced = _context(

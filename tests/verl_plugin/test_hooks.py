@@ -246,6 +246,15 @@ def test_a_reward_that_does_not_say_so_leaves_nothing_out(monkeypatch):
         assert metrics["erpo/left_out_responses/mean"] == 0
 
 
+def test_a_reward_that_leaves_nothing_in_the_queue_is_said_and_stops_no_run(monkeypatch, capsys):
+    monkeypatch.delenv("ERPO_VERL_ANNOUNCED", raising=False)
+    data, entropy = made_batch(ONE_OUTPUT)
+    queue = Queue(entropy=SimpleNamespace(to_padded_tensor=lambda value: entropy))
+    trainer, metrics = v1(monkeypatch, queue)(settings("erpo"), data), {}
+    assert trainer._compute_advantage(v1_batch(ONE_OUTPUT), metrics).any() and metrics["erpo/left_out_responses/mean"] == 0
+    assert "no group is left out: KeyError" in capsys.readouterr().err
+
+
 def test_grpo_of_the_v1_trainer_gets_the_diagnostics_over_whole_sessions(monkeypatch):
     keys = ["a_0_0", "a_1_0", "a_0_1", "b_0_0", "a_2_0", "b_1_0"]
     data, entropy = made_batch(keys)

@@ -15,6 +15,7 @@ import torch
 from trainer_runs import (
     ROOT,
     TOKENIZER,
+    Forked,
     command,
     finish,
     metrics,
@@ -179,7 +180,7 @@ def test_killed_and_resumed_gives_the_same_weights(whole, tmp_path, moment):
         finish(start(run, PYTHONPATH=str(kill_switch(tmp_path, "global_step_2"))), -signal.SIGKILL)
         assert [f.name for f in out.glob("global_step_*")] == ["global_step_1"] and list(out.glob(".global_step_2*"))
     else:
-        process = start(run)
+        process = Forked(run)
         wait_for(out / ("global_step_1" if moment == "after step 1" else "global_step_2"), process)
         if moment == "in step 3":
             time.sleep(0.2)
@@ -223,7 +224,7 @@ def test_ctrl_c_finishes_the_step_saves_and_goes_on(whole, tmp_path, sign):
     reference, arguments, _ = whole
     out = tmp_path / "run"
     run = other(arguments, out, "trainer.save_freq=-1")
-    process = start(run)
+    process = start(run) if sign == signal.SIGINT else Forked(run)
     wait_for(out / "metrics.jsonl", process)
     while not (out / "metrics.jsonl").read_text():
         time.sleep(0.02)
@@ -254,7 +255,7 @@ def test_ctrl_c_in_the_middle_of_a_step_or_validation(task, model, tmp_path, mom
         (tmp_path / "go").touch()
         run_here([*run, "trainer.total_training_steps=1"])
         (tmp_path / "go").unlink()
-    process = start([*run, f"data.val_files={task / 'validation.parquet'}"])
+    process = Forked([*run, f"data.val_files={task / 'validation.parquet'}"])
     wait_for(tmp_path / "here", process)
     process.send_signal(signal.SIGINT)
     if moment == "training":
@@ -458,11 +459,11 @@ def test_two_processes(task, model, tmp_path, strategy):
     """Two processes share prompts and gradients; stopped, the run goes on to the weights of one that was not; all of them are trained."""
     out = tmp_path / "run"
     run = command(out, model, task, *SAVING, f"actor_rollout_ref.actor.strategy={strategy}", f"data.val_files={task / 'validation.parquet'}")
-    process = start(run, processes=2)
+    process = start(run, processes=2) if strategy == "ddp" else Forked(run, processes=2)
     wait_for(out / "global_step_1", process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
-    finish(start(run, processes=2))
+    finish(Forked(run, processes=2))
     lines = metrics(out)
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4], output
     assert all(math.isfinite(line["data"]["actor/grad_norm"]) for line in lines[1:])
@@ -470,7 +471,7 @@ def test_two_processes(task, model, tmp_path, strategy):
     assert start_weights.keys() == end.keys()
     changed = [name for name in end if not torch.equal(start_weights[name], end[name])]
     assert set(changed) == set(end)
-    finish(start(other(run, tmp_path / "whole"), processes=2))
+    finish(Forked(other(run, tmp_path / "whole"), processes=2))
     assert same_weights(out / "model", tmp_path / "whole" / "model")
 
 
@@ -491,7 +492,7 @@ def test_two_processes_learn_what_one_learns(task, model, tmp_path):
     for processes, strategy in ((1, "ddp"), (2, "ddp"), (2, "fsdp2")):
         out = tmp_path / f"{processes}-{strategy}"
         run = command(out, model, task, *common, f"actor_rollout_ref.actor.strategy={strategy}")
-        finish(start(run, processes=2)) if processes == 2 else run_here(run)
+        finish(Forked(run, processes=2)) if processes == 2 else run_here(run)
     one, two, sharded = (weights(tmp_path / name / "model") for name in ("1-ddp", "2-ddp", "2-fsdp2"))
     a, b, c = (metrics(tmp_path / name)[0]["data"] for name in ("1-ddp", "2-ddp", "2-fsdp2"))
     for name in ("actor/entropy_loss", "actor/grad_norm", "critic/score/mean", "actor/entropy", "response_length/mean"):

@@ -235,7 +235,7 @@ def by_group(moments: Moments, groups: Groups, dtype: torch.dtype) -> tuple[Tens
 
 def standardised(values: Tensor, block: Block, mu: Tensor, sigma: Tensor) -> Tensor:
     """(values - mu) / (sigma + eps), [n] of a block; ``mu`` and ``sigma`` [B] or [B, K]."""
-    return (values - block.spread(mu)).div_(block.spread(sigma) + EPS)
+    return (values - block.spread(mu)).div_(block.spread(sigma + EPS))
 
 
 def response_rewards(token_level_rewards: Tensor, response_mask: Tensor) -> Tensor:

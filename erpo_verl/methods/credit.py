@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erpo_verl.methods.batch import Packed, Together, TokenBatch
 from erpo_verl.methods.diagnostics import Diagnostics, Pooled, Tally
+from erpo_verl.segments import zeros_like
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Writer:
 
     def __post_init__(self) -> None:
         rewards = self.batch.given.token_level_rewards
-        self.advantages = torch.empty(rewards.shape, dtype=rewards.dtype, device=rewards.device)
+        self.advantages = zeros_like(rewards)
         self._diagnostics = Diagnostics(self.batch)
         self._tally = Tally()
         self._of_batch: dict[str, float] = {}

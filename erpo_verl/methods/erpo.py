@@ -442,12 +442,14 @@ def _sums(A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_erpo: Tens
     """What a block's tokens [n] add to the metrics."""
     found = {}
     if W is not None:
-        found |= {"W": W.sum(), "W^2": torch.dot(W, W), "W min": W.amin(), "W max": W.amax()}
+        low, high = W.aminmax()
+        found |= {"W": W.sum(), "W^2": torch.dot(W, W), "W min": low, "W max": high}
     if s_normalised is not None:
+        low, high = s_normalised.aminmax()
         found |= {
             "s~": s_normalised.sum(),
             "s~^2": torch.dot(s_normalised, s_normalised),
-            "|s~| max": torch.maximum(-s_normalised.amin(), s_normalised.amax()),
+            "|s~| max": torch.maximum(-low, high),
             "flipped": as_numbers(torch.lt, A * A_erpo, 0.0).sum(),
         }
         if config.progress.clip is not None:

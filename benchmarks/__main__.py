@@ -30,7 +30,7 @@ QUESTIONS = {  # name -> module with measure(quick) -> Result; the page has this
     "engine": "benchmarks.engine_vs_trl",
     "log_probs": "benchmarks.log_probs",
     "rollout": "benchmarks.rollout",
-    "reward": "benchmarks.reward_throughput",
+    "reward": "benchmarks.reward",
     "projection": "benchmarks.projection",
 }
 HEAD = """# Speed

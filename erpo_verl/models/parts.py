@@ -36,7 +36,7 @@ class ModelParts:
     dropout: dict[str, float]  # fields of the configuration that would make training random
     notes: list[str]  # what was changed or should be known, in words
     trust_remote_code: bool = False
-    generation_changed: bool = False  # the generation settings could not be saved as they stand
+    generation_changes: tuple[str, ...] = ()  # what the generation settings lacked to be saved again, in words
 
     @property
     def decoder(self) -> Decoder:
@@ -99,7 +99,7 @@ def read_model(
         _rehearse(config, generation, tokenizer, told)
     return ModelParts(
         told, base, adapter, config, generation, tokenizer, ends, pad, vocabulary, configs.context_length(config), dropout, notes,
-        trust_remote_code, bool(changes),
+        trust_remote_code, tuple(changes),
     )  # fmt: skip
 
 

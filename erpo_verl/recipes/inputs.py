@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from erpo_verl.models.config import GENERATION
 from erpo_verl.models.errors import ModelError
 from erpo_verl.models.folder import find
 from erpo_verl.models.parts import ModelParts, check_tokens, read_model
@@ -33,9 +34,13 @@ def check_model(config: DictConfig) -> tuple[ModelParts | None, list[str], list[
         return None, [str(error)], []
     if model.custom_chat_template:
         parts.tokenizer.chat_template = model.custom_chat_template
-    problems, notes = [], list(parts.notes)
-    if parts.generation_changed and "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
-        problems += [f"{_MODEL}.path={model.path}: {note}; verl saves it with hf_model and stops there" for note in notes if note.startswith("generation_config.json")]
+    problems, notes = [], [note for note in parts.notes if not note.startswith(GENERATION)]
+    if parts.generation_changes:
+        words = f"{_MODEL}.path={model.path}: transformers refuses to save its {GENERATION} as it stands; it would with {', '.join(parts.generation_changes)}"
+        if "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents:
+            problems.append(f"{words}. verl stops there when it saves hf_model")
+        else:
+            notes.append(f"{words}. verl leaves it out of its checkpoints")
     given = OmegaConf.to_container(model.override_config)
     left = {name: rate for name, rate in parts.dropout.items() if given.get(name) != 0}
     if left:
@@ -76,6 +81,8 @@ def _check_file(path: Path, prompt_key: str, prompter: Prompter, parts: ModelPar
     for number, row in enumerate(read_file(str(path), (prompt_key,))):
         try:
             messages = chat_messages(row, prompt_key)
+            if messages[-1]["role"] == "assistant":
+                return f"{path}, row {number}: it ends in an assistant's message, and verl would ask for another one behind it: cut that off"
             text, tokens = prompter(messages)
             check_tokens(parts, [(tokens, text)])
         except PromptError as error:

@@ -197,16 +197,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from erpo_verl.models.parts import read_model  # not before the arguments are checked: it imports transformers
-
     problems, repeated = read_problems(args.data, args.limit)
-    parts = read_model(
-        str(args.model),
-        tokenizer_path=None if args.tokenizer is None else str(args.tokenizer),
-        trust_remote_code=args.trust_remote_code,
-        names=models.NAMES,
-        training=False,
-    )
+    parts = models.read(args.model, args.tokenizer, trust_remote_code=args.trust_remote_code)
     settings = _settings(args, parts, problems)
     problems, unreadable, line = leave_out_unreadable(problems)
     if line:
@@ -269,22 +261,9 @@ def _plan(
 
 def _settings(args: argparse.Namespace, parts: ModelParts, problems: list[Problem]) -> dict[str, Any]:
     """All that decides the samples; recorded in ``settings.json``."""
-    from erpo_verl.models.parts import too_long
-
     config = RewardConfig()
     device = models.choose_device(args.device)
-    longest = args.max_prompt_tokens
-    if longest is None:
-        if parts.context is None:
-            raise EvaluationError(f"{parts.told}: its config.json does not say how long its context is; give --max-prompt-tokens")
-        longest = parts.context - args.max_tokens
-        if longest < 1:
-            raise EvaluationError(f"--max-tokens {args.max_tokens}: the model's context is {parts.context} tokens; choose fewer")
-    problem = too_long(
-        parts.context, longest, f"--max-prompt-tokens {longest}", args.max_tokens, f"--max-tokens {args.max_tokens}"
-    )
-    if problem:
-        raise EvaluationError(problem)
+    longest = models.longest_prompt(parts, args.max_tokens, args.max_prompt_tokens)
     return {
         "model": str(args.model),
         "model_fingerprint": models.fingerprint(parts),

@@ -53,6 +53,38 @@ def _add(digest: Any, folder: Path) -> None:
                 digest.update(file.read(_PIECE))
 
 
+def read(model: Path, tokenizer: Path | None = None, *, trust_remote_code: bool = False) -> ModelParts:
+    """The model of a command without its weights, checked.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    from erpo_verl.models.parts import read_model  # not before arguments are checked: it imports transformers
+
+    path = None if tokenizer is None else str(tokenizer)
+    return read_model(str(model), tokenizer_path=path, trust_remote_code=trust_remote_code, names=NAMES, training=False)
+
+
+def longest_prompt(parts: ModelParts, max_tokens: int, given: int | None) -> int:
+    """Tokens of the longest prompt beside a response of ``max_tokens``: as given, or what the model's context leaves.
+
+    Raises:
+        EvaluationError: the context is not known and none is given, or it is too short.
+    """
+    from erpo_verl.models.parts import too_long
+
+    if given is None:
+        if parts.context is None:
+            raise EvaluationError(f"{parts.told}: its config.json does not say how long its context is; give --max-prompt-tokens")
+        if parts.context <= max_tokens:
+            raise EvaluationError(f"--max-tokens {max_tokens}: the model's context is {parts.context} tokens; choose fewer")
+        return parts.context - max_tokens
+    problem = too_long(parts.context, given, f"--max-prompt-tokens {given}", max_tokens, f"--max-tokens {max_tokens}")
+    if problem:
+        raise EvaluationError(problem)
+    return given
+
+
 def choose_device(device: str) -> str:
     """``auto`` is cuda where there is one.
 
@@ -72,7 +104,7 @@ def hf_engine(parts: ModelParts, settings: Mapping[str, Any]) -> RolloutEngine:
     """The model in this process, sampled by the Hugging Face engine."""
     from erpo_verl.rollout.hf import HFRollout
 
-    model = _weights(parts, settings).to(settings["device"]).eval()
+    model = weights(parts, settings).to(settings["device"]).eval()
     return HFRollout(model, eos_token_ids=parts.end_token_ids, pad_token_id=parts.pad_token_id, max_batch=settings["batch"])
 
 
@@ -90,11 +122,12 @@ def vllm_engine(parts: ModelParts, settings: Mapping[str, Any], *, gpu_memory_ut
         trust_remote_code=parts.trust_remote_code,
     )
     if parts.adapter is not None:
-        engine.sync(_weights(parts, settings))
+        engine.sync(weights(parts, settings))
     return engine
 
 
-def _weights(parts: ModelParts, settings: Mapping[str, Any]) -> Any:
+def weights(parts: ModelParts, settings: Mapping[str, Any]) -> Any:
+    """The transformers model in the type of ``settings``, on the CPU; an adapter is merged."""
     import torch
 
     from erpo_verl.models.load import load_model

@@ -112,14 +112,11 @@ def _check(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from erpo_verl.models.parts import check_tokens, read_model
+    from erpo_verl.models.parts import check_tokens
     from erpo_verl.pivots import measure, report
 
     problems, _ = read_problems(args.data, args.limit)
-    parts = read_model(
-        str(args.model), tokenizer_path=None if args.tokenizer is None else str(args.tokenizer), trust_remote_code=args.trust_remote_code,
-        names=models.NAMES, training=False,
-    )  # fmt: skip
+    parts = models.read(args.model, args.tokenizer, trust_remote_code=args.trust_remote_code)
     settings = _settings(args, parts)
     begun = store.read_settings(args.out) if (args.out / store.SETTINGS).is_file() else {}
     prompter = Prompter(parts.tokenizer, args.template, begun.get("template_date"))
@@ -153,18 +150,8 @@ def _measure(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace, parts: ModelParts) -> dict[str, Any]:
     """All that decides what is measured; recorded in ``settings.json``."""
-    from erpo_verl.models.parts import too_long
-
     device = models.choose_device(args.device)
-    longest = args.max_prompt_tokens
-    if longest is None:
-        if parts.context is None:
-            raise EvaluationError(f"{parts.told}: its config.json does not say how long its context is; give --max-prompt-tokens")
-        longest = parts.context - args.max_tokens
-        if longest < 1:
-            raise EvaluationError(f"--max-tokens {args.max_tokens}: the model's context is {parts.context} tokens; choose fewer")
-    if problem := too_long(parts.context, longest, f"--max-prompt-tokens {longest}", args.max_tokens, f"--max-tokens {args.max_tokens}"):
-        raise EvaluationError(problem)
+    longest = models.longest_prompt(parts, args.max_tokens, args.max_prompt_tokens)
     reward = args.reward or "pkg://erpo_verl.reward"
     return {
         "model": str(args.model),

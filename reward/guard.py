@@ -6,6 +6,7 @@ it is given is therefore made of tokens that it reads in full, and the signs of 
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from .latex import Tokens, Word, closing, split, written
@@ -28,9 +29,15 @@ _MAX_POWERS = 40
 _MAX_COMMANDS = 12
 
 
+class Refused(Exception):
+    """The answer is refused; the message is the name of a `verdict.Reason` in lower case."""
+
+
 def known(tokens: Tokens) -> bool:
-    """Whether math-verify reads every one of these tokens, drops none, and the bars are in pairs."""
-    return tokens.count("|") % 2 == 0 and all(
+    """Whether math-verify reads every one of these tokens, drops none, the bars are in pairs, and no bracket is around one value."""
+    doubled = any(pair == ("|", "|") for pair in itertools.pairwise(tokens))
+    alone = tokens[:1] == ["["] and closing(tokens, 0) == len(tokens) - 1 and len(split(tokens[1:-1], (",", ";"))) == 1
+    return not doubled and not alone and tokens.count("|") % 2 == 0 and all(
         token in _KNOWN or (not isinstance(token, Word) and (token[0].isdigit() or (len(token) == 1 and token.isalpha() and token.isascii())))
         for token in tokens
     )
@@ -86,13 +93,17 @@ def signature(tokens: Tokens) -> tuple:
 
 
 def letters_differ(gold: Tokens, answer: Tokens) -> bool:
-    """Whether letters settle that two texts differ: names of points and words keep their order, E is not e and I is not i."""
+    """Whether letters settle that two texts differ: names of points and words keep their order, and R is not r."""
     for one, other in ((gold, answer), (answer, gold)):
         if len(one) == 1 and one[0].isalpha() and len(other) == 1:
             return one != other
         letters = "".join(one)
         if len(one) > 1 and all(token.isalpha() for token in one) and (len(one) > 2 or letters != letters.lower()):
             return True  # the same text has been found equal before
+    for lower in {token.lower() for token in gold if token.isalpha() or token in _GREEK} - {"c"}:  # the constant of an integral
+        used = [{token for token in one if token.lower() == lower} for one in (gold, answer)]
+        if used[0] and used[1] and used[0].isdisjoint(used[1]):
+            return True
     return any((letter in gold) != (letter in answer) for letter in ("E", "I"))
 
 

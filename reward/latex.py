@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from .words import FUNCTIONS, PERCENT, PHRASES, SYNONYMS, is_word, word_set
+from .words import FUNCTIONS, PERCENT, PHRASES, SYNONYMS, is_word, unit_of, word_set
 
 
 class Word(str):
@@ -64,6 +64,28 @@ PARTING = (";", "||", "&&")  # between the values of a list: certainly no part o
 _FRENCH = re.compile(r"^\s*(\]|\[)([^\[\]()]*[,;][^\[\]()]*)(\[|\])\s*$")
 
 
+_DAMAGE = (("\x0c", r"\f"), ("\x08", r"\b"), ("\x07", r"\a"), ("\x0b", r"\v"), ("{}", ""), ("{;}", ";"))
+_GLUED = re.compile(r"\\(quad|sin|cos|tan|sec|csc|cot|pi|leq|geq|log|ln|theta)([a-gi-pr-zA-Z])(?![A-Za-z])")
+_BARE_UNIT = re.compile(r"(?<=[\d}])\{([A-Za-z][A-Za-z. ]+)\}")
+
+
+def mended(text: str) -> str:
+    """An answer without the damage that published data sets are known to carry.
+
+    That is: control characters in place of a backslash and a letter, rows of a matrix parted by one backslash, a command glued
+    to the variable behind it (`\\pir`), units that lost their `\\text`, and empty groups.
+    """
+    for damage, repaired in _DAMAGE:
+        text = text.replace(damage, repaired)
+    text = re.sub(r"\t(?=ext|imes|heta|frac|an\b)", r"\\t", text)
+    text = re.sub(r"\r(?=ight|ho\b|angle)", r"\\r", text)
+    if "matrix" in text:
+        text = re.sub(r"(?<!\\)\\(?=[\d-])", r"\\\\", text)
+    text = _GLUED.sub(r"\\\1 \2", text)
+    text = _BARE_UNIT.sub(lambda match: rf"\text{{ {match[1]}}}" if unit_of(match[1].split()) else match[0], text)
+    return re.sub(r"^\{(\w+)\}(?=_)", r"\1", text)
+
+
 def spelled(text: str) -> str:
     """`text` with unicode signs, invisible characters, line comments and broken relations in one spelling."""
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda match: "^{" + match[0].translate(_RAISED) + "}", text)
@@ -100,7 +122,7 @@ def _repeating(match: re.Match) -> str:
 
 def tokens_of(text: str, trusted: bool = False) -> Tokens:
     """The tokens of an answer; in a `trusted` text (the gold) a capitalised run such as October is a word too."""
-    raw = _TOKEN.findall(spelled(text))
+    raw = _TOKEN.findall(spelled(mended(text)))
     out: Tokens = []
     closes: list[int] = []  # depths of the braces that belong to a style and go with it
     in_text = depth = tables = index = 0

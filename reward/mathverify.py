@@ -89,11 +89,12 @@ def equal(gold: str, answer: str, rel_tol: float, approximations: str) -> str:
         return "unreadable"
     if _meaningless(right) or _trivial(right) is not _trivial(left):
         return "unreadable"
-    if isinstance(left, sympy.Symbol) != isinstance(right, sympy.Symbol) and isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
-        return "right" if grader.sympy_symbolic_eq(left, right) else "wrong"  # math-verify compares a lone symbol by its name
-    if grader.verify(left, right, timeout_seconds=None) or _same_complex(left, right):
-        return "right"
-    return "wrong"
+    alone = isinstance(left, sympy.Symbol) != isinstance(right, sympy.Symbol) and isinstance(left, sympy.Expr)
+    if alone and isinstance(right, sympy.Expr):  # math-verify compares a lone symbol by its name
+        same = grader.sympy_symbolic_eq(left, right)
+    else:
+        same = grader.verify(left, right, timeout_seconds=None)
+    return "right" if same or _same_complex(left, right) else "wrong"
 
 
 def _same_complex(left: Basic | MatrixBase, right: Basic | MatrixBase) -> bool:

@@ -146,16 +146,23 @@ def unit_of(words: list[str], any_noun: bool = False) -> Unit | None:
     `square cm`, `cm^2`, `cm^{2}` and `km per hour`, `km/h` are read. `any_noun`: up to three words that say nothing else may be what
     is counted.
     """
+    words = [word for word in words if word not in (" ", "{", "}", "(", ")", ".", r"\cdot")]
+    unit = _measured(words)
+    if unit is None and any_noun and len(words) <= 3:
+        lows = [word.lower() for word in words]
+        if all(low.isalpha() and len(low) > 2 and low not in NO_NOUNS for low in lows):
+            return Unit("noun " + " ".join(low.removesuffix("s") for low in lows))
+    return unit
+
+
+def _measured(words: list[str]) -> Unit | None:
+    """The unit that the words are by the table."""
     name: dict[str, int] = {}
     scale, sign, power = Fraction(1), 1, 0
     last: tuple[str, Fraction] | None = None
-    words = [word for word in words if word not in (" ", "{", "}", "(", ")", ".", r"\cdot")]
     for chinese, english in (("平方", "square"), ("立方", "cubic")):
         words = [part for word in words for part in ([english, word[2:]] if word.startswith(chinese) else [word])]
     lows = [word.lower() for word in words]
-    nouns = all(low.isalpha() and len(low) > 2 and low not in NO_NOUNS for low in lows) and not all(map(_find, lows))
-    if any_noun and len(words) <= 3 and nouns:
-        return Unit("noun " + " ".join(low.removesuffix("s") for low in lows))
     place = 0
     while place < len(words):
         low = lows[place]

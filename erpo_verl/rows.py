@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ANSWER_FORMS = ("boxed", "marked", "any")  # values of the reward's setting `answer_forms`, which ``extra_info`` may give for a row
+# Values of the reward's setting of that name, which ``extra_info`` may give for a row; the first is the default.
+ANSWER_FORMS: tuple[str, ...] = next(setting.choices for setting in RewardConfig.settings() if setting.name == "answer_forms")
 
 
 class RowError(ValueError):

@@ -131,10 +131,11 @@ class Sampler:
         return [i for start in range(0, len(numbers), size) for i in numbers[start + self.rank * own : start + (self.rank + 1) * own]]
 
     def _differing(self, batch: Batch, metric: str) -> list[int]:
-        """Rows of the groups whose metric is not the same in all responses."""
-        values = _values(batch, metric)
+        """Rows of the groups whose metric is not the same in all responses, and in which the judge could grade every one."""
+        values, missed = _values(batch, metric), batch.reward_info.get("ungradeable", [0.0] * len(batch))
         n = self.train_params.n
-        return [row for start in range(0, len(batch), n) if len(set(values[start : start + n])) > 1 for row in range(start, start + n)]
+        starts = [start for start in range(0, len(batch), n) if len(set(values[start : start + n])) > 1 and not any(map(float, missed[start : start + n]))]
+        return [row for start in starts for row in range(start, start + n)]
 
     def _nothing_differs(self, step: int, batches: int, last: Batch) -> str:
         filters, size = self.settings.algorithm.filter_groups, self.settings.data.train_batch_size

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pyarrow.parquet as pq
 import pytest
 from trainer_runs import command, metrics, run_here, same_weights, save_tiny, write_task
 
@@ -92,3 +93,15 @@ def test_a_metric_that_the_reward_does_not_return_is_refused_at_once(task, model
     output = run_here(run_of(tmp_path, model, task, body, f"algorithm.filter_groups.metric={metric}", "trainer.total_training_steps=1"), code)
     if code:
         assert f"algorithm.filter_groups.metric={metric}: f returns no such key; it returns " in output and not (tmp_path / "run").exists()
+
+
+def test_a_group_that_nobody_could_judge_is_of_no_use(task, model, tmp_path):
+    """Its rewards differ, but it counts for nothing in the update."""
+    body = SPARSE.replace('"acc": 0.0}', '"acc": 0.0, "ungradeable": float(extra_info["index"] == 0)}')
+    kept = {}
+    for name, text in (("graded", SPARSE), ("missed", body)):
+        (tmp_path / name).mkdir()
+        run_here(run_of(tmp_path / name, model, task, text, "data.shuffle=false", "trainer.total_training_steps=1", f"trainer.rollout_data_dir={tmp_path / name / 'dump'}"))
+        kept[name] = dict.fromkeys(row["prompt"] for row in pq.read_table(tmp_path / name / "dump" / "step_000001.parquet").to_pylist())
+    first = next(iter(kept["graded"]))
+    assert first not in kept["missed"] and list(kept["graded"])[1:] == list(kept["missed"])[:3]

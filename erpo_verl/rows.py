@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from erpo_verl.reward.config import RewardConfig
+
 # Values of the reward's setting of that name, which ``extra_info`` may give for a row; the first is the default.
 ANSWER_FORMS: tuple[str, ...] = next(setting.choices for setting in RewardConfig.settings() if setting.name == "answer_forms")
 

@@ -184,7 +184,9 @@ def _evaluate(protocol: Protocol, bed: Bed, data: Path, model: Path) -> dict[str
         prompts, _ = tokenize(table, prompter, max_length=settings.data.max_prompt_length)
         params = SamplingParams(n=asked["k"], max_tokens=settings.data.max_response_length, temperature=asked["temperature"], seed=1)
         batch = sampler.sample(prompts, [str(i) for i in range(len(prompts))], params)
-        problems = as_problems(batch, params.n)
+        problems = as_problems(batch, params.n, sampler.judge.votes)
+        if len(problems) < len(prompts):  # pairs by problem need all of them
+            raise StudyError(f"{model}: {len(prompts) - len(problems)} of {len(prompts)} problems could not be judged")
         levels = sorted({p.level for p in problems}, key=lambda level: (len(str(level)), level))
         found[name] = {
             "k": params.n,

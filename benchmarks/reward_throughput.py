@@ -2,6 +2,7 @@
 
     python benchmarks/reward_throughput.py            # everything, about six minutes on two cores
     python benchmarks/reward_throughput.py --pairs 600 --skip memory
+    python benchmarks/reward_throughput.py --labelled PAIRS.jsonl     # hard pairs too, apart (files as for reward_accuracy.py)
 
 All contenders score the same synthesised pairs (reward_pairs.py) in turn, block by block, so that a busy machine slows all
 of them alike; compare the ratios and not the absolute numbers. Nobody may use a cache: the pairs differ, and ours is off.
@@ -28,8 +29,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 
 from erpo_verl.reward import MathJudge, RewardConfig, close_all
+from reward_accuracy import labelled
 from reward_pairs import Pair, synthesise
 
 BLOCK = 150
@@ -41,16 +44,21 @@ BOMBS = (
 )
 
 
+plain_seconds: list[float] = []  # of each pair, since the last `speed`
+
+
 def plain(pairs: list[Pair]) -> list[bool]:
     """math-verify as its documentation calls it."""
     from math_verify import parse, verify
 
     found = []
     for pair in pairs:
+        started = time.perf_counter()
         try:
             found.append(bool(verify(parse(f"\\boxed{{{pair.gold}}}"), parse(pair.response))))
         except Exception:
             found.append(False)
+        plain_seconds.append(time.perf_counter() - started)
     return found
 
 
@@ -88,6 +96,7 @@ def quality(pairs: list[Pair], verdicts: list[bool]) -> dict[str, float]:
 
 def speed(pairs: list[Pair], contenders: dict[str, Callable[[list[Pair]], list]]) -> dict:
     """Answers per second of each contender, their verdicts, and ours' latencies."""
+    plain_seconds.clear()
     seconds = dict.fromkeys(contenders, 0.0)
     verdicts: dict[str, list] = {name: [] for name in contenders}
     names = list(contenders)
@@ -112,6 +121,8 @@ def speed(pairs: list[Pair], contenders: dict[str, Callable[[list[Pair]], list]]
         "p99_ms": 1e3 * latencies[int(0.99 * len(latencies))],
         "max_ms": 1e3 * latencies[-1],
     }
+    if plain_seconds:
+        report["plain"]["p99_ms"] = 1e3 * sorted(plain_seconds)[int(0.99 * len(plain_seconds))]
     for name in contenders:
         report["ours"][f"times_{name}"] = report["ours"]["per_second"] / report[name]["per_second"]
     return report
@@ -189,6 +200,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip", nargs="*", default=[], choices=["verl", "plain", "bombs", "kill", "memory"])
+    parser.add_argument("--labelled", type=Path, nargs="*", default=[], help="files of hard pairs, measured apart")
     parser.add_argument("--json", help="also write the report here")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -210,6 +222,8 @@ def main() -> None:
     }
     report["load_before"] = os.getloadavg()[0]
     report["speed"] = speed(pairs, contenders)
+    for path in args.labelled:
+        report["speed of " + path.name] = speed(labelled(path), contenders)
     if "kill" not in args.skip:
         report["right_of_ten_after_kill"] = after_a_kill("verl" in contenders)
     if "bombs" not in args.skip:

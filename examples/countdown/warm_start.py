@@ -35,7 +35,7 @@ MAX_RESPONSE = 96  # tokens
 class Settings(Recipe):
     """All that decides the result, but for the number of threads."""
 
-    steps: int = 1600
+    steps: int = 1200
     levels: tuple[int, ...] = LEVELS
     habits: Habits = field(default_factory=Habits)
 

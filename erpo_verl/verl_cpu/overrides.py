@@ -32,6 +32,8 @@ OVERRIDES: dict[str, str] = {
     "actor_rollout_ref.rollout.enforce_eager": "true",
     "actor_rollout_ref.rollout.free_cache_engine": "false",
     "+actor_rollout_ref.rollout.enable_sleep_mode": "false",
+    # The engine's worker in the engine's own process (with VLLM_ENABLE_V1_MULTIPROCESSING=0, see patches): one import of vLLM less.
+    "+actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": "uni",
     "actor_rollout_ref.rollout.agent.num_workers": "1",
     "data.dataloader_num_workers": "0",
     # A step of a tiny model takes less than the two seconds between two looks into the replay buffer.

@@ -30,6 +30,8 @@ def _environment() -> None:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
+        # vLLM on the CPU takes its worker into the engine's process only where this is 0.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # vLLM compiles a helper of its sampler in C++ at every start, for longer than a tiny model's run would use it.
         "TORCHDYNAMO_DISABLE": "1",
     }.items():

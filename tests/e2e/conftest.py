@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,9 @@ pytest.importorskip("vllm")
 from examples.arithmetic import prepare, warm_start
 from examples.arithmetic.train_verl import arguments
 
-# A test run that was started in the background may have SIGINT ignored, and so would everything that it starts.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 ROOT = Path(__file__).resolve().parents[2]
+# verl's own sampler: the quickly polling one is for the synchronous trainer.
+OWN_SAMPLER = ["trainer.v1.sampler.custom_sampler.path=null", "trainer.v1.sampler.custom_sampler.name=null"]
 
 
 def pytest_collection_modifyitems(items):

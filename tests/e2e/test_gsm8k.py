@@ -1,7 +1,8 @@
-"""Real problems through the whole road: `erpo prepare`, verl's data loader, vLLM, the reward, ERPO.
+"""Text through the whole road: `erpo prepare`, verl's data loader, vLLM, the reward, ERPO, in verl's mode colocate_async.
 
-The model is random, so nothing is learned; what is tested is that real text passes. Needs a copy of GSM8K:
-ERPO_TEST_DATA names a folder with gsm8k_train.parquet (default: `shared/data` beside the repository).
+The model is random, so nothing is right; an entropy bonus moves it, so that it differs from the reference. The problems are GSM8K's where
+a copy is there (ERPO_TEST_DATA names a folder with gsm8k_train.parquet; default: `shared/data` beside the repository), else a few of the
+same form.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, assert_erpo_metrics, read
+from conftest import OWN_SAMPLER, ROOT, assert_erpo_metrics, read
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
@@ -55,13 +58,28 @@ def byte_model(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not SOURCE.is_file(), reason=f"no GSM8K at {SOURCE}: set ERPO_TEST_DATA to a folder with gsm8k_train.parquet")
-def test_gsm8k(overrides, tmp_path):
-    assert cli.main(["prepare", "gsm8k", "--source", str(SOURCE), "--out", str(tmp_path / "data")]) == 0
+def problems_like_gsm8k(path: Path) -> Path:
+    rows = [
+        {
+            "question": f"Ann picks {a} apples in the morning and {b} in the evening. Half of them she gives away. How many are left?",
+            "answer": f"She picks {a} + {b} = {a + b}.\nHalf of them are {a + b} / 2 = <<{a + b}/2={(a + b) // 2}>>{(a + b) // 2}.\n#### {(a + b) // 2}",
+        }
+        for a in range(2, 18, 2)
+        for b in range(20, 40, 2)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_text_in_colocate_async(overrides, tmp_path):
+    source = SOURCE if SOURCE.is_file() else problems_like_gsm8k(tmp_path / "train.parquet")
+    assert cli.main(["prepare", "gsm8k", "--source", str(source), "--out", str(tmp_path / "data")]) == 0
     model = byte_model(tmp_path / "model")
     run = launch(
         [
-            *overrides("erpo", steps=2),
+            *overrides("ep_grpo", steps=3),
+            *OWN_SAMPLER,
+            "trainer.v1.trainer_mode=colocate_async",
             f"data.train_files={tmp_path / 'data' / 'train.parquet'}",
             f"data.val_files={tmp_path / 'data' / 'train.parquet'}",
             "data.train_max_samples=64",
@@ -70,17 +88,18 @@ def test_gsm8k(overrides, tmp_path):
             "data.max_response_length=32",
             "data.filter_overlong_prompts=true",
             f"actor_rollout_ref.model.path={model}",
+            "actor_rollout_ref.actor.entropy_coeff=0.01",
             "actor_rollout_ref.rollout.max_model_len=800",
             f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
             # Nothing is right and no group has a signal: what is left alive is the progress term's threshold rule.
             "+algorithm.erpo.zero_variance.rule=threshold",
         ],
         tmp_path / "run",
-        "gsm8k",
+        "text, colocate_async",
     )
     steps = read(run)
-    assert len(steps) == 2
-    assert_erpo_metrics(steps, moved=False)
+    assert len(steps) == 3
+    assert_erpo_metrics(steps)
     assert all(data["critic/score/mean"] == 0 and data["erpo/groups_wrong/mean"] == 1 for data in steps)
     assert all(data["erpo/zero_variance_alive/mean"] == 1 for data in steps)
     rollouts = [json.loads(line) for line in (tmp_path / "rollouts" / "1.jsonl").read_text().splitlines()]

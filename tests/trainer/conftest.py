@@ -1,13 +1,7 @@
 """One thread, as in the processes that the tests start: sums are then rounded in the same order."""
 
-import signal
-
 import pytest
 import torch
-
-# A test run that was started in the background may have SIGINT ignored, and so would everything that it starts.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -244,6 +244,8 @@ def _plan(
 
     begun = store.read_settings(args.out) if (args.out / store.SETTINGS).is_file() else {}
     prompter = Prompter(parts.tokenizer, args.template, begun.get("template_date"))
+    # Where the model's context decides, a longer --max-prompt-tokens would be refused.
+    room = {} if args.max_prompt_tokens else {"more_room": f"lower --max-tokens {args.max_tokens}: that is what it leaves of the model's {parts.context}"}
     plan = sampling.build_plan(
         problems,
         sampling.conditions(args.temperature, args.rewordings),
@@ -251,6 +253,7 @@ def _plan(
         k=args.k,
         batch=settings["batch"],
         max_prompt_tokens=settings["max_prompt_tokens"],
+        **room,
     )
     check_tokens(parts, ((prompt.tokens, prompt.text) for prompt in plan.prompts.values()))
     if prompter.dated:

@@ -78,12 +78,14 @@ def build_plan(
     k: int,
     batch: int,
     max_prompt_tokens: int,
+    more_room: str = "raise --max-prompt-tokens",
 ) -> Plan:
     """The plan for some problems.
 
     Args:
         k: samples a problem.
         batch: responses that are generated together.
+        more_room: how longer prompts would fit, for the message where none does.
 
     Raises:
         EvaluationError: a prompt cannot be built, or none is short enough.
@@ -99,9 +101,7 @@ def build_plan(
         size = max(1, batch // samples_at(condition, k))
         chunks += [Chunk(condition, prompts[start : start + size]) for start in range(0, len(prompts), size)]
     if not built[ORIGINAL]:
-        raise EvaluationError(
-            f"all {len(problems)} prompts are longer than {max_prompt_tokens} tokens; raise --max-prompt-tokens"
-        )
+        raise EvaluationError(f"all {len(problems)} prompts are longer than {max_prompt_tokens} tokens; {more_room}")
     return Plan(chunks, known, {name: reasons for name, reasons in left_out.items() if any(reasons.values())})
 
 

@@ -115,12 +115,17 @@ def context_length(config: PretrainedConfig) -> int | None:
     return length
 
 
+def is_rate(value: Any) -> bool:
+    """Whether it is a rate above 0: a JSON file may have 1 for 1.0."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
+
+
 def dropouts(config: PretrainedConfig) -> dict[str, float]:
     """The fields of a configuration that make training random, with what they are set to above 0."""
     found = {}
     for part in {id(part): part for part in (config, config.get_text_config(decoder=True))}.values():
         for name, value in vars(part).items():
-            if re.search(r"drop|jitter", name) and not re.search(r"summary|classifier", name) and isinstance(value, float) and value > 0:
+            if re.search(r"drop|jitter", name) and not re.search(r"summary|classifier", name) and is_rate(value):
                 found[name] = value
     return found
 
@@ -161,9 +166,16 @@ def _generation_file(path: str, told: str) -> dict[str, Any] | None:
     return data
 
 
+def _token_ids(value: Any) -> bool:
+    """Whether it is a token id, several, or none."""
+    return all(one is None or type(one) is int for one in (value if isinstance(value, list) else [value]))
+
+
 def mended(data: dict[str, Any]) -> tuple[GenerationConfig, list[str]]:
     """``data`` as settings that ``save_pretrained`` accepts, and in words what was added or left out."""
     data, told = dict(data), []
+    for name in [name for name in _TOKENS if name in data and not _token_ids(data[name])]:
+        told.append(f"{name}={data.pop(name)!r} is no token id and left out")
     while True:
         try:
             with _quiet():

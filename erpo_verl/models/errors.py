@@ -11,8 +11,12 @@ class ModelError(RuntimeError):
 
 def first_line(error: BaseException) -> str:
     """What an error of a library says, without the advice that follows."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # A heading alone says nothing: "Validation error for field 'x':".
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {said}"
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def _adapter(file: Path, path: str, told: str) -> tuple[str, Adapter]:
     found = _base(str(base), Path(path))
     if found is None:
         raise ModelError(f"{told}: an adapter of {base!r}, and there is no such folder; write the base model's folder into base_model_name_or_path of {file}")
+    if (Path(found) / ADAPTER).is_file() and not (Path(found) / "config.json").is_file():
+        raise ModelError(f"{told}: an adapter of {found}, which is an adapter itself; merge that one into its base first, and name the result in {file}")
     return found, Adapter(path, kind, config.get("r"), found)
 
 

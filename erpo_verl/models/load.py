@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from erpo_verl.models.config import is_rate
 from erpo_verl.models.errors import ModelError, first_line
 from erpo_verl.models.folder import read_header
 from erpo_verl.models.parts import ModelParts
@@ -50,11 +51,18 @@ def load_model(
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             parts.base, config=copy.deepcopy(parts.config), generation_config=parts.generation, dtype=dtype,
-            trust_remote_code=parts.trust_remote_code, output_loading_info=True, **options,
+            trust_remote_code=parts.trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
     except Exception as error:  # OSError, ValueError, ImportError, safetensors' own, and what the model's code raises
         raise ModelError(f"{parts.told}: no model can be loaded from there: {first_line(error)}") from error
-    # transformers makes up what is missing, at random, with a warning.
+    # transformers makes up what is missing or of another shape, at random, with a warning.
+    other = sorted(info["mismatched_keys"])
+    if other:
+        name, stored, wanted = other[0]
+        raise ModelError(
+            f"{parts.told}: {len(other)} of its tensors have other shapes than its config.json says ({name} is {tuple(stored)}, not {tuple(wanted)}): "
+            "the two are of different models"
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{parts.told}: its weights lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}); they would be random")
@@ -118,11 +126,11 @@ def without_dropout(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name, value in list(vars(module).items()):
-            if isinstance(value, float) and value > 0 and re.search(r"drop|jitter", name):
+            if is_rate(value) and re.search(r"drop|jitter", name):
                 setattr(module, name, 0.0)
     for part in {id(part): part for part in (owner.config, owner.config.get_text_config(decoder=True))}.values():
         for name, value in list(vars(part).items()):
-            if isinstance(value, float) and value > 0 and re.search(r"drop|jitter", name):
+            if is_rate(value) and re.search(r"drop|jitter", name):
                 setattr(part, name, 0.0)
     return model
 

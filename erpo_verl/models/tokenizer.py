@@ -74,7 +74,7 @@ class Decoder:
 
     Special tokens that shape a chat are left out, as usual. Tags stay, whether the tokenizer calls them special or not: ``<think>``
     and ``</think>`` are part of what is judged. A tag is a special token that has a partner, the same with a slash (``[THINK]`` and
-    ``[/THINK]``), and is no token with a name of its own (``eos_token``, ``pad_token`` ...).
+    ``[/THINK]``), or one of the first two without it, and is no token with a name of its own (``eos_token``, ``pad_token`` ...).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -110,12 +110,15 @@ class Decoder:
 
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_THINK = ("<think>", "</think>")
 
 
 def _partner(text: str, known: dict[str, int]) -> bool:
     """Whether the vocabulary has the other one of a pair such as <think> and </think>."""
     if len(text) < 3:
         return False
+    if text in _THINK:  # the judge knows these two, one without the other too
+        return True
     if text[1] == "/":
         return text[0] + text[2:] in known
     return f"{text[0]}/{text[1:]}" in known

@@ -136,7 +136,7 @@ def _measure(
         return Measure(name, plain, ".4g", (plain,), "step" if plain.startswith("val-") else "tail")
     if not asked:
         return None
-    names = [HELD_OUT, TOKENS, *known, *dict.fromkeys(metric for run in runs for metric in run.series)]
+    names = [*([HELD_OUT] if sources else []), TOKENS, *known, *dict.fromkeys(metric for run in runs for metric in run.series)]
     near = difflib.get_close_matches(plain, names, n=3, cutoff=0.3)
     raise EndpointError(f"{name!r}: no run has it" + (f"; near are {', '.join(near)}" if near else ""))
 
@@ -198,7 +198,7 @@ def _differences(
     for other in others:
         for measure in measures:
             a, b = ({run.seed: values[measure.name][run.label] for run in arms[arm] if run.label in values[measure.name]} for arm in (base, other))
-            if a and b:
+            if (a and b) or roles[measure.name] == PRIMARY:  # whose verdict is never left out without a word
                 seeds = tuple(sorted(set(a) & set(b), key=lambda seed: -1 if seed is None else seed))
                 found.append(Difference(measure, base, other, seeds, paired_t([a[seed] for seed in seeds], [b[seed] for seed in seeds])))
     judged = judge([difference.paired for difference in found], [roles[difference.measure.name] for difference in found])

@@ -192,6 +192,8 @@ def by_arm(runs: list[Run]) -> dict[str, list[Run]]:
             twice = next(run for run in members if seeds.count(run.seed) > 1)
             same = [run for run in members if run.seed == twice.seed]
             what = "no seed" if twice.seed is None else f"seed {twice.seed}"
+            if same[0].path.resolve() == same[1].path.resolve():
+                raise ValueError(f"{same[0].path} is given twice")
             paths = " and ".join(str(run.path) for run in same)
             other = same[-1].path.resolve()
             where = other.with_name(run_name(f"{arm}-b", 1 if twice.seed is None else twice.seed))

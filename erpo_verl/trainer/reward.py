@@ -264,7 +264,10 @@ def as_number(value: Any) -> float | None:
     value = _plain(value)
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return float(value) if isinstance(value, (numbers.Real, Decimal)) else None
+    try:
+        return float(value) if isinstance(value, (numbers.Real, Decimal)) else None
+    except (OverflowError, ValueError):  # 10**400, a signalling NaN
+        return math.nan
 
 
 def _plain(value: Any) -> Any:

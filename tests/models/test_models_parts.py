@@ -13,7 +13,7 @@ from model_folders import TOKENIZER, VOCABULARY, logits, save_adapter, save_plai
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from erpo_verl.models.config import context_length, mended
-from erpo_verl.models.errors import ModelError
+from erpo_verl.models.errors import ModelError, first_line
 from erpo_verl.models.load import NewAdapters, load_model, save_model, without_dropout
 from erpo_verl.models.parts import read_model, too_long
 from erpo_verl.models.tokenizer import Decoder
@@ -115,9 +115,11 @@ def test_end_tokens_are_those_of_generation_settings_and_tokenizer(plain, tmp_pa
             read_model(str(none), training=training)
     (none / "generation_config.json").write_text('{"eos_token_id": 5}')  # as the message says
     assert read_model(str(none)).end_token_ids == [5]
+    text = read_model(str(spoilt(plain, tmp_path / "text", generation_config={"eos_token_id": "7", "pad_token_id": [0, None]})))
+    assert text.end_token_ids == [eos] and "eos_token_id='7' is no token id and left out" in text.notes[0]
 
 
-def test_the_judge_sees_tags_and_no_other_special_token():
+def test_the_judge_sees_tags_and_no_other_special_token(plain):
     tokenizer = _tagged()
     ids = tokenizer.convert_tokens_to_ids
     decode = Decoder(tokenizer)
@@ -125,6 +127,9 @@ def test_the_judge_sees_tags_and_no_other_special_token():
     assert tokenizer.decode(answer, skip_special_tokens=True).replace(" ", "") == "12"
     assert [text.replace(" ", "") for text in decode([answer, [ids("3")], []])] == ["<think>1</think>2[THINK]", "3", ""]
     assert decode.tags == {ids(name) for name in ("<think>", "</think>", "[THINK]", "[/THINK]")}
+    alone = TOKENIZER.__class__.from_pretrained(plain)
+    alone.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    assert Decoder(alone).tags == {alone.convert_tokens_to_ids("</think>")}
 
 
 def _tagged():
@@ -208,6 +213,28 @@ def test_training_mode_is_not_random(kind):
     assert model.training
     run().sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_whole_number_is_a_rate_too(plain, tmp_path):
+    parts = read_model(str(spoilt(plain, tmp_path / "m", config={"attention_dropout": 1, "drop_last": True})))
+    assert parts.dropout == {"attention_dropout": 1}
+    model = without_dropout(weights_of(parts))
+    assert model.config.attention_dropout == model.model.layers[0].self_attn.attention_dropout == 0
+
+
+@pytest.mark.parametrize("config", [{"hidden_size": 128}, {"vocab_size": VOCABULARY + 14}])
+def test_weights_of_other_shapes_are_refused_in_a_line(plain, tmp_path, config):
+    parts = read_model(str(spoilt(plain, tmp_path / "m", config=config)))
+    with pytest.raises(ModelError, match=r"of its tensors have other shapes than its config.json says \(model.embed_tokens.weight is \(26, 64\), not \("):
+        weights_of(parts)
+
+
+def test_an_adapter_of_an_adapter_and_a_heading_alone(plain, tmp_path):
+    first = save_adapter(tmp_path / "first", plain)
+    second = save_adapter(tmp_path / "second", plain, written=str(first))
+    with pytest.raises(ModelError, match=r"which is an adapter itself; merge that one"):
+        read_model(str(second))
+    assert first_line(ValueError("\nWrong field 'x':\n   must be int\nread more")) == "ValueError: Wrong field 'x': must be int"
 
 
 def test_the_written_configuration_keeps_its_dropout(plain, tmp_path):

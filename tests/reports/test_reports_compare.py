@@ -241,10 +241,23 @@ def test_the_advice_works_when_it_is_followed(tmp_path, capsys):
     assert cli.main(["compare", *folders, "--out", str(tmp_path / "report")]) == 1
     said = capsys.readouterr().err
     assert f"{folders[0]} and {folders[1]} are both of arm 'a' with seed 1" in said
+    assert cli.main(["compare", folders[0], f"{folders[0]}/", "--out", str(tmp_path / "report")]) == 1
+    assert capsys.readouterr().err == f"erpo compare: {folders[0]} is given twice\n"
     source, target = re.search(r"mv (\S+) (\S+)", said).groups()
     Path(source).rename(target)
     assert cli.main(["compare", folders[0], target, "--out", str(tmp_path / "report")]) == 0
     assert "a-b against a" in capsys.readouterr().out
+
+
+def test_a_primary_endpoint_without_a_pair_is_said(tmp_path, capsys):
+    folders = two_arms(tmp_path)
+    for folder in folders[:3]:  # a source that the other arm does not have
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lines[-1]["data"]["val-core/other/acc/mean@2"] = 0.5
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli.main(["compare", *map(str, folders), "--out", str(tmp_path / "report")]) == 0
+    said = capsys.readouterr().out
+    assert "mean accuracy on 2 sources at equal tokens" in said and "no verdict: no pair" in said
 
 
 def test_a_panel_and_a_measure_for_each_validation_source(tmp_path):

@@ -100,6 +100,7 @@ def test_which_function_is_the_maths_reward(tmp_path, monkeypatch):
     [
         ("return 'right'", "f: the score of response 0 is 'right'"),
         ("return None", "f: the score of response 0 is None"),
+        ("return {'score': 10**400}", "must be a finite number"),
         ("return {'acc': True}", "f: the score of response 0 is None"),
         ("return float(extra_info['tests'])", "f raised KeyError: 'tests'"),
         ("return 1 / len(solution_str)", "f raised ZeroDivisionError"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONTINUE = "continue_final_message"
+_ANSWERING = ("assistant", "model", "gpt", "bot")  # an assistant's role, by the names that data sets give it
 
 
 class PromptError(ValueError):
@@ -40,6 +41,11 @@ def chat_messages(row: Mapping[str, Any], key: str = "prompt") -> list[dict[str,
         if row.get(column) is not None and len(row[column]):
             raise PromptError(f"it has {column}; prompts of text alone are supported")
     return [_message(_without_nulls(message), key) for message in given]
+
+
+def is_answer(message: Mapping[str, Any]) -> bool:
+    """Whether an assistant says it."""
+    return message["role"].strip().lower() in _ANSWERING
 
 
 def _message(message: Any, key: str) -> dict[str, Any]:
@@ -105,7 +111,7 @@ class Prompter:
         """
         options = {"add_generation_prompt": True, **self.template, "tokenize": False}
         go_on = options.pop(CONTINUE, False)
-        if messages[-1]["role"] == "assistant":
+        if is_answer(messages[-1]):
             self._check_end(messages[-1], go_on)
             options |= {"add_generation_prompt": False, CONTINUE: True}
         try:

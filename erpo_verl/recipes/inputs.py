@@ -15,7 +15,7 @@ from erpo_verl.models.config import GENERATION
 from erpo_verl.models.errors import ModelError
 from erpo_verl.models.folder import find
 from erpo_verl.models.parts import ModelParts, check_tokens, read_model
-from erpo_verl.prompts import CONTINUE, Prompter, PromptError, chat_messages
+from erpo_verl.prompts import CONTINUE, Prompter, PromptError, chat_messages, is_answer
 from erpo_verl.rows import RowError, read_file
 
 _MODEL = "actor_rollout_ref.model"
@@ -81,7 +81,7 @@ def _check_file(path: Path, prompt_key: str, prompter: Prompter, parts: ModelPar
     for number, row in enumerate(read_file(str(path), (prompt_key,))):
         try:
             messages = chat_messages(row, prompt_key)
-            if messages[-1]["role"] == "assistant":
+            if is_answer(messages[-1]):
                 return f"{path}, row {number}: it ends in an assistant's message, and verl would ask for another one behind it: cut that off"
             text, tokens = prompter(messages)
             check_tokens(parts, [(tokens, text)])

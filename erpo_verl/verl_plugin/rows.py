@@ -10,7 +10,7 @@ from typing import Any
 
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from erpo_verl.prompts import PromptError, chat_messages
+from erpo_verl.prompts import PromptError, chat_messages, is_answer
 
 
 class Rows(RLHFDataset):
@@ -43,7 +43,7 @@ class Rows(RLHFDataset):
             messages = chat_messages(row, self.prompt_key)
         except PromptError as error:
             raise ValueError(f"row {number} of {', '.join(map(str, self.original_data_files))}: {error}") from error
-        if messages[-1]["role"] == "assistant":
+        if is_answer(messages[-1]):
             raise ValueError(f"row {number} of {', '.join(map(str, self.original_data_files))}: it ends in an assistant's message: cut that off")
         return messages
 

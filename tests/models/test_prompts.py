@@ -127,6 +127,12 @@ def test_messages_that_cannot_be_used(given, message):
         chat_messages(given)
 
 
+@pytest.mark.parametrize("role", ["Assistant", "assistant ", "gpt", "model"])
+def test_an_assistant_by_another_name_is_one(tokenizer, role):
+    with pytest.raises(PromptError, match="it ends in an assistant's message"):
+        Prompter(tokenizer)([{"role": "user", "content": "3+4"}, {"role": role, "content": "7"}])
+
+
 def test_an_answer_begun_is_refused_or_continued(tmp_path, tokenizer):
     """``...<end><assistant>`` behind an assistant's message would ask for a second answer."""
     begun = row(user("3+4"), {"role": "assistant", "content": "Let me see: "}, number=1)

@@ -1,4 +1,4 @@
-"""For all tests: signals, in which order they run, and how two processes share them (`pytest -n 2 --dist loadfile`)."""
+"""For all tests: signals, and how two processes share them (`pytest -n 2 --dist loadfile`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 E2E = "tests/e2e/"
-
-
-def pytest_collection_modifyitems(items):
-    """The engines first: they take longest."""
-    items.sort(key=lambda item: not item.nodeid.startswith(E2E))
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -173,9 +173,10 @@ def diagnosed(batch: TokenBatch, advantages: torch.Tensor, *, keep_tokens: bool 
     kept = batch.kept_rows()
     if kept is not None and not len(kept):
         return Credit(advantages, {f"{PREFIX}left_out_responses/mean": 1.0})
-    share, given, part = 0.0, batch, advantages
+    share, part, given = 0.0, advantages, batch
     if kept is not None:
-        share, part, given = 1 - len(kept) / len(batch.index), advantages[kept.to(advantages.device)], batch.rows(kept)
+        share = (len(batch.index) - len(kept)) / len(batch.index)
+        part, given = advantages[kept.to(advantages.device)], batch.rows(kept)
     out = Writer(Packed(given), keep_tokens)
     out.alive = (part != 0).any(dim=-1)
     for number, block in enumerate(out.batch.blocks):

@@ -180,7 +180,7 @@ def test_killed_and_resumed_gives_the_same_weights(whole, tmp_path, moment):
         finish(start(run, PYTHONPATH=str(kill_switch(tmp_path, "global_step_2"))), -signal.SIGKILL)
         assert [f.name for f in out.glob("global_step_*")] == ["global_step_1"] and list(out.glob(".global_step_2*"))
     else:
-        process = Forked(run)
+        process = Forked([*run, "reward.custom_reward_function.reward_kwargs={pause: 0.05}"])
         wait_for(out / ("global_step_1" if moment == "after step 1" else "global_step_2"), process)
         if moment == "in step 3":
             time.sleep(0.2)

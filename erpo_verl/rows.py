@@ -107,6 +107,9 @@ def reward_rows(
             raise RowError(f"{file}, row {number}: {error}") from None
 
 
+_MISSING_AS_TEXT = ("nan", "NaN", "<NA>")  # what pandas makes of a missing value when a column is turned into text
+
+
 def missing(value: Any) -> bool:
     """Whether nothing is there: None, or the NaN that pandas writes for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
@@ -116,7 +119,9 @@ def holds_nothing(value: Any) -> bool:
     """Whether a value is missing, or a list or mapping of nothing but missing ones."""
     if isinstance(value, Mapping):
         return all(map(holds_nothing, value.values()))
-    return all(map(holds_nothing, value)) if isinstance(value, (list, tuple)) else missing(value)
+    if isinstance(value, (list, tuple)):
+        return all(map(holds_nothing, value))
+    return missing(value) or (isinstance(value, str) and value.strip() in _MISSING_AS_TEXT)
 
 
 def struct(value: Any, name: str) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def nan_struct(value):
     ("changes", "message"),
     [
         ({"reward_model": nan_struct(float("nan"))}, "reward_model.ground_truth is missing .nan."),
+        ({"reward_model": nan_struct("nan")}, "reward_model.ground_truth is missing"),
         ({"reward_model": nan_struct(None)}, "reward_model.ground_truth is missing .None."),
         ({"reward_model": nan_struct([])}, "reward_model.ground_truth is missing"),
         ({"reward_model": nan_struct([float("nan")])}, "reward_model.ground_truth is missing"),

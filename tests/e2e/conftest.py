@@ -85,8 +85,11 @@ def assert_erpo_metrics(steps: list[dict], moved: bool = True) -> None:
         ours = {k: v for k, v in data.items() if k.startswith("erpo/")}
         assert len(ours) >= 20
         assert all(math.isfinite(v) for v in ours.values()), ours
+        # Shares of advantages that are all 0 have no value, and an empty set is a gap in verl's log.
+        gaps = {name for name in RANGES if "advantage_share" in name} if ours["erpo/advantage_abs/max"] == 0 else set()
+        assert gaps.isdisjoint(ours)
         for name, (low, high) in RANGES.items():
-            assert low <= ours[name] <= high, (name, ours[name])
+            assert name in gaps or low <= ours[name] <= high, (name, ours[name])
         groups = sum(ours[f"erpo/groups_{kind}/mean"] for kind in ("right", "wrong", "mixed"))
         assert groups == pytest.approx(1)
         # The mean of the entropies that the estimator saw is what verl logs as the policy's entropy.

@@ -192,7 +192,8 @@ class Forked:
 
     def send_signal(self, sign: int) -> None:
         for process in self.processes:
-            os.kill(process.pid, sign)
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(process.pid, sign)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

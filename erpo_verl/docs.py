@@ -57,6 +57,14 @@ def trainer_keys() -> list[str]:
     return lines
 
 
+def reward_settings() -> list[str]:
+    """The maths reward's settings."""
+    from erpo_verl.reward import RewardConfig
+
+    lines = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
+    return lines + [f"| `{item.name}` | `{item.written}` | {item.allowed} | {item.help} |" for item in RewardConfig.settings()]
+
+
 def metrics() -> list[str]:
     """The metrics of every method, then each method's own."""
     lines = ["### Of every method", "", *_metrics(METRICS), ""]
@@ -81,11 +89,12 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "settings": settings_of_methods,
     "settings-in-short": settings_in_short,
     "trainer-keys": trainer_keys,
+    "reward-settings": reward_settings,
     "metrics": metrics,
     "token-quantities": token_quantities,
     "methods": methods_in_short,
 }
-DOCUMENTS = ("README.md", "docs/settings.md", "docs/metrics.md", "docs/trainer.md", "docs/method.md")
+DOCUMENTS = ("README.md", "docs/settings.md", "docs/metrics.md", "docs/trainer.md", "docs/method.md", "docs/reward.md")
 
 
 def rendered(text: str) -> str:

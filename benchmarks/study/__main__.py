@@ -2,6 +2,7 @@
 
     bash scripts/study.sh --pilot --jobs 2                  every arm at every rate, then more seeds at each arm's best rate
     bash scripts/study.sh --confirm --jobs 2                the chosen arms on ten seeds
+    bash scripts/study.sh --plateau --jobs 2                GRPO and ERPO at all five learning rates
     bash scripts/study.sh --small --jobs 2                  one bed, two arms, three seeds: under half an hour on two cores
     bash scripts/study.sh --pilot --only bad_habits/erpo    a bed, /ARM, or BED/ARM; several are allowed
     bash scripts/study.sh --tables                          tables of what is kept
@@ -28,7 +29,7 @@ KEEP = ROOT / "docs" / "study"
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/study.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     stage = parser.add_mutually_exclusive_group(required=True)
-    for name in ("pilot", "confirm", "small", "tables"):
+    for name in ("pilot", "confirm", "plateau", "small", "tables"):
         stage.add_argument(f"--{name}", action="store_true")
     stage.add_argument("--run", nargs=4, metavar=("BED", "ARM", "RATE", "SEED"), help="one run in this process")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each (1)")
@@ -70,6 +71,8 @@ def _stages(args: argparse.Namespace, protocol: Protocol, keep: Path) -> Iterabl
         yield list(protocol.few())
     elif args.confirm:
         yield list(protocol.confirmation())
+    elif args.plateau:
+        yield list(protocol.wide())
     else:
         yield list(protocol.grid())
         yield list(protocol.more(tables.best_rates(protocol, tables.read(keep))))

@@ -101,7 +101,7 @@ def _train(run: Run, bed: Bed, overrides: list[str], data: Path, start: Path, fo
         f"actor_rollout_ref.model.path={start}", f"data.train_files={data / 'train.parquet'}", f"data.val_files={data / 'validation.parquet'}",
         f"actor_rollout_ref.actor.optim.lr={run.rate}", f"data.seed={run.seed}", f"actor_rollout_ref.rollout.seed={run.seed}",
         f"actor_rollout_ref.actor.data_loader_seed={run.seed}", f"trainer.experiment_name={run.name}",
-        f"trainer.default_local_dir={folder}", "trainer.test_freq=10", "trainer.save_freq=50", "trainer.max_actor_ckpt_to_keep=1",
+        f"trainer.default_local_dir={folder}", "trainer.test_freq=25", "trainer.save_freq=50", "trainer.max_actor_ckpt_to_keep=1",
     ]  # fmt: skip
     steps = _next_stretch(folder, bed)
     while steps is not None:

@@ -63,20 +63,21 @@ class Protocol:
     beds: dict[str, Bed]
     arms: list[list[str]]
     rates: list[float]
-    pilot: Mapping[str, list[int]]
+    pilot: Mapping[str, Any]
     confirm: Mapping[str, Any]
+    plateau: Mapping[str, Any]
     small: Mapping[str, Any]
     chosen: Mapping[str, Mapping[str, float]]
     evaluation: Mapping[str, Mapping[str, Any]]
 
     def grid(self) -> Iterator[Run]:
-        """Every arm at every rate, first arms and middle rates first."""
-        middle = len(self.rates) // 2
-        rates = sorted(self.rates, key=lambda rate: abs(self.rates.index(rate) - middle))
+        """Every arm at every rate of the pilot, first arms and middle rates first."""
+        rates = self.pilot["rates"]
+        middle_first = sorted(rates, key=lambda rate: abs(rates.index(rate) - len(rates) // 2))
         for tier in self.arms:
             for seed in self.pilot["grid_seeds"]:
-                for rate in rates:
-                    for bed in self.beds:
+                for rate in middle_first:
+                    for bed in self.pilot["beds"]:
                         yield from (Run(bed, arm, rate, seed) for arm in tier)
 
     def more(self, best: Mapping[tuple[str, str], float]) -> Iterator[Run]:
@@ -98,6 +99,13 @@ class Protocol:
             for bed, rates in self.chosen.items():
                 yield from (Run(bed, arm, rates[arm], seed) for arm in arms)
 
+    def wide(self) -> Iterator[Run]:
+        """The arms whose plateau of learning rates is measured, at all rates."""
+        for seed in self.plateau["seeds"]:
+            for rate in self.rates:
+                for bed in self.plateau["beds"]:
+                    yield from (Run(bed, arm, rate, seed) for arm in self.plateau["arms"])
+
     def few(self) -> Iterator[Run]:
         """The small repetition: one bed, two arms, three seeds."""
         small = self.small
@@ -114,13 +122,14 @@ def load(path: Path = PROTOCOL) -> Protocol:
     raw = yaml.safe_load(path.read_text())
     try:
         beds = {name: Bed(name, **{key: tuple(v) if isinstance(v, list) else v for key, v in bed.items()}) for name, bed in raw["beds"].items()}
-        protocol = Protocol(beds, *(raw[key] for key in ("arms", "rates", "pilot", "confirm", "small", "chosen", "evaluation")))
+        protocol = Protocol(beds, *(raw[key] for key in ("arms", "rates", "pilot", "confirm", "plateau", "small", "chosen", "evaluation")))
     except (KeyError, TypeError) as error:
         raise StudyError(f"{path}: {error}") from None
-    named = {*protocol.confirm["arms"], *protocol.small["arms"]} - {arm for tier in protocol.arms for arm in tier}
+    named = {*protocol.confirm["arms"], *protocol.plateau["arms"], *protocol.small["arms"]} - {arm for tier in protocol.arms for arm in tier}
     if named:
         raise StudyError(f"{path}: {', '.join(sorted(named))} is not among arms")
-    unknown = [bed for bed in [*protocol.chosen, protocol.small["bed"]] if bed not in beds]
+    asked = [*protocol.chosen, protocol.small["bed"], *protocol.pilot["beds"], *protocol.plateau["beds"]]
+    unknown = [bed for bed in asked if bed not in beds]
     if unknown:
         raise StudyError(f"{path}: no bed {', '.join(unknown)}")
     return protocol

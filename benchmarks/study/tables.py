@@ -66,8 +66,9 @@ def best_rates(protocol: Protocol, kept: Iterable[Kept]) -> dict[tuple[str, str]
             found[k.run.bed, k.run.arm, k.run.rate][k.run.seed] = k.value("accuracy")
     best = {}
     for bed, arm in dict.fromkeys((bed, arm) for bed, arm, _ in found):
-        means = {rate: np.mean(list(found[bed, arm, rate].values())) for rate in protocol.rates if len(found[bed, arm, rate]) == len(seeds)}
-        if len(means) == len(protocol.rates):
+        rates = protocol.pilot["rates"]
+        means = {rate: np.mean(list(found[bed, arm, rate].values())) for rate in rates if len(found[bed, arm, rate]) == len(seeds)}
+        if len(means) == len(rates):
             best[bed, arm] = max(means, key=means.__getitem__)
     return best
 

@@ -41,10 +41,12 @@ def kept(folder: Path, run: Run, accuracy: float, coverage: float = 0.5) -> None
 def test_the_protocol_as_shipped() -> None:
     protocol = load()
     grid = list(protocol.grid())
-    assert len(grid) == len(set(grid)) == len(protocol.beds) * len(protocol.rates) * len(protocol.pilot["grid_seeds"]) * sum(map(len, protocol.arms))
-    assert len(protocol.rates) >= 5
+    assert len(grid) == len(set(grid)) == 2 * 3 * len(protocol.pilot["grid_seeds"]) * sum(map(len, protocol.arms))
+    assert len(protocol.rates) >= 5 and {*protocol.pilot["rates"]} < {*protocol.rates}
+    wide = list(protocol.wide())
+    assert len(wide) == len(set(wide)) and {run.rate for run in wide} == {*protocol.rates} and {run.arm for run in wide} == {"grpo", "erpo"}
     pilot = {*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"]}
-    assert pilot == {100, 101, 102, 103} and not pilot & {*protocol.confirm["seeds"], *protocol.small["seeds"]}
+    assert pilot == {100, 101} and not pilot & {*protocol.confirm["seeds"], *protocol.small["seeds"]}
     for bed in protocol.beds.values():
         assert (study.ROOT / bed.config).is_file()
     for rate in protocol.rates[2:]:  # a third of it is in the grid, to a few per cent
@@ -133,15 +135,18 @@ def test_what_is_kept_is_small_and_its_tokens_add_up() -> None:
 
 def test_the_best_rate_needs_the_whole_grid(tmp_path) -> None:
     protocol = load()
-    for i, rate in enumerate(protocol.rates):
+    protocol = type(protocol)(**{**vars(protocol), "pilot": {**protocol.pilot, "grid_seeds": [100, 101], "more_seeds": [102]}})
+    rates = protocol.pilot["rates"]
+    for i, rate in enumerate(rates):
         for seed in protocol.pilot["grid_seeds"]:
-            if (i, seed) != (4, 101):
-                kept(tmp_path, Run("arithmetic", "erpo", rate, seed), accuracy=[0.2, 0.5, 0.9, 0.3, 0.1][i] + (seed - 100) * 0.01)
+            if (i, seed) != (2, 101):
+                kept(tmp_path, Run("arithmetic", "erpo", rate, seed), accuracy=[0.5, 0.9, 0.3][i] + (seed - 100) * 0.01)
+    kept(tmp_path, Run("arithmetic", "erpo", protocol.rates[0], 100), accuracy=1.0)  # no rate of the pilot
     assert tables.best_rates(protocol, tables.read(tmp_path)) == {}
-    kept(tmp_path, Run("arithmetic", "erpo", protocol.rates[4], 101), accuracy=0.1)
-    assert tables.best_rates(protocol, tables.read(tmp_path)) == {("arithmetic", "erpo"): protocol.rates[2]}
+    kept(tmp_path, Run("arithmetic", "erpo", rates[2], 101), accuracy=0.1)
+    assert tables.best_rates(protocol, tables.read(tmp_path)) == {("arithmetic", "erpo"): rates[1]}
     more = list(protocol.more({("arithmetic", "erpo"): 3e-4}))
-    assert [run.seed for run in more] == protocol.pilot["more_seeds"]
+    assert [run.seed for run in more] == [102]
 
 
 def test_the_width_of_the_plateau_counts_neighbours_of_the_best() -> None:
@@ -178,7 +183,7 @@ def test_only_and_list(tmp_path, capsys) -> None:
     kept(tmp_path, Run("bad_habits", "erpo", 3e-4, 100), 0.5)
     assert study.main(arguments) == 0
     listed = [line for line in capsys.readouterr().out.splitlines() if "/" in line]
-    assert len(listed) == 10 and all("bad_habits/erpo-lr" in line for line in listed)
+    assert len(listed) == 3 and all("bad_habits/erpo-lr" in line for line in listed)
     assert [line for line in listed if line.startswith("x ")] == ["x bad_habits/erpo-lr3e-4-s100"]
     assert study.main(["--run", "nowhere", "erpo", "3e-4", "0", "--keep", str(tmp_path)]) == 2
     assert "no bed 'nowhere'" in capsys.readouterr().err

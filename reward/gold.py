@@ -101,8 +101,7 @@ def check_golds(rows: Iterable[Any], config: RewardConfig | None = None) -> list
                     pool = shared_pool(PoolSettings(**{item.name: getattr(config, item.name) for item in fields(PoolSettings)}))
                 waiting.append((place, gold, pool.submit({"op": "read", "gold": text, "policy": policy})))
     for place, gold, future in waiting:
-        outcome = future.result()
-        reason = outcome if isinstance(outcome, str) else outcome["reason"]
+        reason = future.result()["reason"]
         if reason != "right":
             why = "it cannot be parsed" if reason == "gold_unreadable" else f"reading it ended in {reason}"
             problems.setdefault(place, GoldProblem(place, gold, why))

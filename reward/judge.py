@@ -31,7 +31,7 @@ from .verdict import NOT_CACHED, Reason, Verdict, as_dict
 _log = logging.getLogger(__name__)
 _MAX_WARNINGS = 20
 _MAX_QUESTIONS = 200  # that grouping one problem's answers may ask the workers
-_REASONS = {reason.name.lower(): reason for reason in Reason} | {"timeout": Reason.TIMEOUT, "memory": Reason.MEMORY}
+_REASONS = {reason.name.lower(): reason for reason in Reason}
 Road = Generator[Future, Any, Verdict]
 
 
@@ -192,9 +192,7 @@ class MathJudge:
         if verdict is None:
             outcome = yield self._ask(gold, answer)
             self._proved = True
-            if isinstance(outcome, str):
-                outcome = {"reason": outcome, "pred": answer}
-            verdict = Verdict(_REASONS.get(outcome["reason"], Reason.FAILED), outcome["pred"], fast=False)
+            verdict = Verdict(_REASONS.get(outcome["reason"], Reason.FAILED), outcome.get("pred", answer), fast=False)
         if verdict.reason is Reason.GOLD_UNREADABLE:
             self._warn("the maths reward cannot read this reference answer: %.200r", gold)
         if verdict.reason not in NOT_CACHED and self.config.cache_size:

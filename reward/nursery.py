@@ -1,6 +1,6 @@
-"""The pool's side of the nursery: starting the process that loads math-verify, and asking it for workers.
+"""The processes of worker.py as the pool sees them: the nursery that loads math-verify and forks, and the workers.
 
-See worker.py for the other side. All methods are called by the pool's thread only.
+Everything here is called by the pool's thread only.
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ import itertools
 import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
 
-_FORK_LIMIT_S = 30.0
-_KEPT_ERRORS = 8000  # characters of what the process wrote to stderr
+from . import worker as script
+from .worker import Lines, packed
+
+LONG_S = 0.3  # a request that takes longer than this gets company: another worker may start in the meantime
+_HELLO_LIMIT_S = 30.0
 
 
 class NurseryLost(Exception):
@@ -32,8 +38,91 @@ class NurseryLost(Exception):
         self.hopeless = hopeless
 
 
+@dataclass
+class Task:
+    """A request that waits or is worked on.
+
+    Attributes:
+        request: what `compare.handle` gets.
+        future: where its outcome goes.
+        retries: how often it may be tried again after its worker died.
+        slow: it has been put behind the others because it takes long, and is not interrupted any more.
+    """
+
+    request: dict[str, Any]
+    future: Future
+    retries: int
+    slow: bool = False
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker process, or one that is still to come (pid 0)."""
+
+    number: int
+    sock: socket.socket
+    deadline: float  # by time.monotonic(): of the hello at first, of the task later
+    pid: int = 0
+    lines: Lines = field(default_factory=Lines)
+    task: Task | None = None
+    since: float = 0.0  # when the task was dispatched
+    cpu_s: float = 0.0  # processor time that it had used by then
+    served: int = 0
+
+    @property
+    def waited_for(self) -> bool:
+        return self.task is not None or not self.pid
+
+    @property
+    def long(self) -> bool:
+        """Whether it has been at its task for long."""
+        return self.task is not None and time.monotonic() >= self.since + LONG_S
+
+    def take(self, task: Task, limit_s: float) -> bool:
+        """Hands a task to the process; False where it is gone."""
+        self.task, self.since, self.cpu_s = task, time.monotonic(), processor_time(self.pid)[1]
+        self.deadline = self.since + limit_s
+        line = packed(task.request)
+        try:
+            return self.sock.send(line) == len(line)
+        except OSError:
+            return False
+
+    def stalled(self) -> bool:
+        """Whether it was stopped and has had no processor for its task: not the answer's fault."""
+        state, cpu_s = processor_time(self.pid)
+        return state not in ("", "R") and cpu_s <= self.cpu_s
+
+    def starved(self, now: float, limit_s: float, overload_factor: float) -> bool:
+        """Whether, at its deadline, it has wanted a processor and not had one; it then gets a later deadline."""
+        state, cpu_s = processor_time(self.pid)
+        lacking = limit_s - (cpu_s - self.cpu_s)
+        last = self.since + limit_s * overload_factor
+        if state != "R" or lacking < 0.2 * limit_s or now >= last:
+            return False
+        self.deadline = min(last, now + lacking)
+        return True
+
+    def kill(self) -> None:
+        """Ends the process, which the nursery has still to reap: until then the pid is its own."""
+        for kill in (os.killpg, os.kill) if self.pid else ():
+            with contextlib.suppress(OSError):
+                kill(self.pid, signal.SIGKILL)
+        self.sock.close()
+
+
+def processor_time(pid: int) -> tuple[str, float]:
+    """(state, processor seconds so far) of a process, as Linux shows them; ('', 0) elsewhere."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return "", 0.0
+
+
 class Nursery:
-    """One nursery process and its control socket, registered with the pool's selector as 'control' and 'errors'."""
+    """One nursery process and its control socket, registered with the pool's selector."""
 
     def __init__(self, selector: selectors.BaseSelector, memory_limit_mb: int, start_limit_s: float) -> None:
         """Starts the process; math-verify then loads in it.
@@ -42,73 +131,50 @@ class Nursery:
             OSError: the process cannot be started.
         """
         self.ready = False
-        self.errors = bytearray()
+        self.deadline = time.monotonic() + start_limit_s  # of being ready
         self._selector = selector
-        self._buffer = b""
-        self._tickets = itertools.count()
-        self._forking: dict[int, tuple[socket.socket, float]] = {}  # by ticket: the pool's end, and a deadline
-        self._deadline = time.monotonic() + start_limit_s
-        here, there = socket.socketpair()
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-        environment = dict(os.environ)
+        self._lines = Lines()
+        self._numbers = itertools.count()
+        self._control, there = socket.socketpair()
+        setup = {"sys_path": [entry for entry in sys.path if entry], "memory_limit_mb": memory_limit_mb}
         # One hash seed, so that sympy orders (and therefore judges) the same in every run; one thread is all it uses.
-        environment.update(PYTHONHASHSEED="0", OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
-        try:
-            with there:
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+        with there:
+            try:
                 self._process = subprocess.Popen(
-                    [sys.executable, script, str(there.fileno())],
+                    [sys.executable, "-W", "ignore", script.__file__, str(there.fileno()), json.dumps(setup)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
                     pass_fds=[there.fileno()],
                     start_new_session=True,
                     env=environment,
                 )
-        except OSError:
-            here.close()
-            raise
-        self._control = here
-        self._tell({"sys_path": [entry for entry in sys.path if entry], "memory_limit_mb": memory_limit_mb})
-        here.setblocking(False)
-        os.set_blocking(self._process.stderr.fileno(), False)
-        selector.register(here, selectors.EVENT_READ, "control")
-        selector.register(self._process.stderr, selectors.EVENT_READ, "errors")
+            except OSError:
+                self._control.close()
+                raise
+        self._control.setblocking(False)
+        selector.register(self._control, selectors.EVENT_READ, "control")
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def forking(self) -> int:
-        """How many workers have been asked for and are not there yet."""
-        return len(self._forking)
-
-    def deadlines(self) -> list[float]:
-        """The times (monotonic) by which the nursery has to have done something."""
-        return [deadline for _sock, deadline in self._forking.values()] + ([] if self.ready else [self._deadline])
-
-    def check(self) -> None:
-        """Raises `NurseryLost` where a deadline has passed."""
-        if any(time.monotonic() >= deadline for deadline in self.deadlines()):
-            raise NurseryLost(
-                "the process that loads math-verify does not answer" if self.ready else "it takes too long"
-            )
-
-    def fork(self) -> None:
-        """Asks for a worker; `arrivals` will hand it out."""
+    def fork(self) -> Worker:
+        """A worker that will say hello."""
         here, there = socket.socketpair()
         here.setblocking(False)
-        ticket = next(self._tickets)
-        self._forking[ticket] = (here, time.monotonic() + _FORK_LIMIT_S)
-        self._tell({"fork": ticket}, [there.fileno()])
-        there.close()
+        worker = Worker(next(self._numbers), here, time.monotonic() + _HELLO_LIMIT_S)
+        with there:
+            self._tell({"fork": worker.number}, there.fileno())
+        return worker
 
-    def reap(self, pid: int) -> None:
-        """Tells the nursery that the worker `pid` has been killed. Until then it keeps the pid from being used again."""
-        self._tell({"reap": pid})
+    def end(self, worker: Worker) -> None:
+        """Ends a worker."""
+        worker.kill()
+        self._tell({"end": worker.number})
 
-    def arrivals(self) -> Iterator[tuple[int, socket.socket]]:
-        """Reads the control socket: (pid, socket) of the workers that have come.
+    def read(self) -> None:
+        """Reads the control socket.
 
         Raises:
             NurseryLost: the process has ended or failed.
@@ -121,53 +187,29 @@ class Nursery:
             data = b""
         if not data:
             raise NurseryLost("the process that loads math-verify ended")
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            message = json.loads(line)
+        for message in self._lines.feed(data):
             if "error" in message:
-                self.errors += message["error"].encode()
-                raise NurseryLost("math-verify cannot be loaded", hopeless=True)
-            if message.get("ready"):
-                self.ready = True
-            elif message.get("forked") in self._forking:
-                sock, _deadline = self._forking.pop(message["forked"])
-                yield message["pid"], sock
-
-    def read_errors(self) -> None:
-        """Keeps the last of what the process wrote to stderr."""
-        data = os.read(self._process.stderr.fileno(), 65536)
-        self.errors = (self.errors + data)[-_KEPT_ERRORS:]
-        if not data:
-            self._selector.unregister(self._process.stderr)
+                raise NurseryLost(f"math-verify cannot be loaded\n{message['error']}", hopeless=True)
+            self.ready = True
 
     def stop(self) -> None:
         """Ends the process and, through it, all its workers."""
-        for sock, _deadline in self._forking.values():
-            sock.close()
-        self._forking.clear()
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(self._control)
-        self._control.close()
+        self._control.close()  # lets it end by itself
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)  # the closed socket lets it end by itself
+            self._process.wait(0.5)
         with contextlib.suppress(OSError):
             self._process.kill()
         self._process.wait()
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(self._process.stderr)
-        with contextlib.suppress(OSError):
-            self.errors += self._process.stderr.read() or b""
-        self._process.stderr.close()
 
     def abandon(self) -> None:
-        """In a process forked from the pool's: closes the copies of the sockets, so that each has one owner."""
-        for sock in [self._control, *(sock for sock, _deadline in self._forking.values())]:
-            sock.close()
+        """In a process forked from the pool's: closes the copy of the socket, so that it has one owner."""
+        self._control.close()
 
-    def _tell(self, message: dict, fds: list[int] | None = None) -> None:
-        line = json.dumps(message).encode() + b"\n"
+    def _tell(self, message: dict, *fds: int) -> None:
         with contextlib.suppress(OSError):  # a process that is gone is noticed by its closed socket
             if fds:
-                socket.send_fds(self._control, [line], fds)
+                socket.send_fds(self._control, [packed(message)], fds)
             else:
-                self._control.sendall(line)
+                self._control.sendall(packed(message))

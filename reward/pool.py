@@ -1,7 +1,7 @@
 """A pool of worker processes that cannot be hung, starved or left behind.
 
-One background thread owns everything: the nursery (nursery.py, worker.py), the workers' sockets, the queue and the
-clock. Callers, in whatever thread or event loop, hand over a request and get a `concurrent.futures.Future`.
+One background thread owns everything: the nursery and the workers (nursery.py, worker.py), the queue and the clock. Callers, in
+whatever thread or event loop, hand over a request and get a `concurrent.futures.Future`.
 
 What holds, whatever a worker does:
     - a request is answered within `time_limit_s` of its dispatch (plus its wait in the queue), because its worker is
@@ -20,10 +20,8 @@ from __future__ import annotations
 import atexit
 import collections
 import contextlib
-import itertools
 import os
 import selectors
-import signal
 import socket
 import threading
 import time
@@ -32,15 +30,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from . import handle
-from .handle import Task, Worker
-from .nursery import Nursery, NurseryLost
-from .protocol import ProtocolError, pack
+from .nursery import LONG_S, Nursery, NurseryLost, Task, Worker
 
 _LOSSES_ALLOWED = 3  # nurseries in a row that were lost before any answer
 _STILLBORN_ALLOWED = 20  # workers in a row that died before they said hello
-_HELLO_LIMIT_S = 30.0
-_OUTCOMES = frozenset({"memory", "failed"})
 
 
 class RewardSetupError(RuntimeError):
@@ -62,33 +55,28 @@ class PoolSettings:
 
 
 class WorkerPool:
-    """Answers requests of `mathverify.handle` in worker processes. All public methods may be called from any thread."""
+    """Answers requests of `compare.handle` in worker processes. All public methods may be called from any thread."""
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.counts: collections.Counter[str] = collections.Counter()
+        self.closed = False
         self._lock = threading.Lock()
         self._queue: collections.deque[Task] = collections.deque()
-        self._slow: collections.deque[Task] = collections.deque()  # tasks that were interrupted; `workers` of them run at a time
         self._thread: threading.Thread | None = None
-        self._closing = False
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         # owned by the thread
+        self._slow: collections.deque[Task] = collections.deque()  # tasks that were interrupted; `workers` of them run at a time
         self._selector: selectors.BaseSelector | None = None
         self._nursery: Nursery | None = None
-        self._workers: dict[int, Worker] = {}  # by file descriptor
-        self._tickets = itertools.count()
+        self._workers: list[Worker] = []
         self._losses = 0
         self._stillborn = 0
         _POOLS.add(self)
 
     # ---------------------------------------------------------------- for callers
-
-    @property
-    def closed(self) -> bool:
-        return self._closing
 
     def start(self) -> None:
         """Begins to load math-verify in the background, if that has not been begun. Returns at once."""
@@ -97,7 +85,7 @@ class WorkerPool:
                 self._start_locked()
 
     def submit(self, request: dict[str, Any]) -> Future:
-        """The future outcome of `request`: a string of `_OUTCOMES`, 'timeout', 'crashed', or a dict for a probe.
+        """The future outcome of `request`: what `compare.handle` says, or its `reason` alone: memory, failed, timeout, crashed.
 
         The future cannot be cancelled; it raises `RewardSetupError` where no worker can be started.
         """
@@ -109,24 +97,24 @@ class WorkerPool:
         self._wake()
         return future
 
-    def close(self, wait_s: float = 5.0) -> None:
+    def close(self) -> None:
         """Ends all processes of this pool; whatever still waits gets `RewardSetupError`. May be called twice."""
         with self._lock:
-            self._closing = True
+            self.closed = True
             thread = self._thread
         self._wake()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(wait_s)
+        if thread is not None:
+            thread.join(5.0)
 
     def pids(self) -> list[int]:
         """Process ids of the nursery and the workers, for tests and diagnosis."""
         nursery = self._nursery
-        return ([nursery.pid] if nursery else []) + [worker.pid for worker in list(self._workers.values())]
+        return ([nursery.pid] if nursery else []) + [worker.pid for worker in list(self._workers) if worker.pid]
 
     # ---------------------------------------------------------------- the thread
 
     def _start_locked(self) -> None:
-        if self._closing:
+        if self.closed:
             raise RewardSetupError("this pool is closed")
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="erpo-reward-pool", daemon=True)
@@ -142,7 +130,7 @@ class WorkerPool:
         error = RewardSetupError("the reward pool was closed")
         try:
             self._start_nursery()
-            while not self._closing:
+            while not self.closed:
                 try:
                     self._step()
                 except NurseryLost as lost:
@@ -153,8 +141,11 @@ class WorkerPool:
             error = RewardSetupError(f"the reward pool's own thread failed: {raised!r}")
             raise
         finally:
+            self._queue.extend(worker.task for worker in self._workers if worker.task)
+            for worker in self._workers:
+                worker.task = None
             with contextlib.suppress(Exception):
-                self._stop_processes(retry_all=True)  # into the queue, whose every task gets the error
+                self._stop_processes()
             self._selector.close()
             with self._lock:
                 left = [*self._queue, *self._slow]
@@ -168,163 +159,144 @@ class WorkerPool:
     def _step(self) -> None:
         """Hands out work, then waits for the next event or deadline and sees to it."""
         self._fill()
-        deadlines = [worker.deadline for worker in self._workers.values() if worker.waited_for]
-        deadlines += self._nursery.deadlines()
+        deadlines = [worker.deadline for worker in self._workers if worker.waited_for]
+        if not self._nursery.ready:
+            deadlines.append(self._nursery.deadline)
         if self._queue or self._slow:
-            deadlines += [
-                worker.since + handle.LONG_S for worker in self._workers.values() if worker.task and not worker.long
-            ]
+            deadlines += [worker.since + LONG_S for worker in self._workers if worker.task and not worker.long]
         patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
         for key, _events in self._selector.select(patience):
             if key.data == "wake":
                 with contextlib.suppress(BlockingIOError):
-                    while len(self._wake_read.recv(4096)) == 4096:
-                        pass
-            elif key.data == "errors":
-                self._nursery.read_errors()
+                    self._wake_read.recv(4096)
             elif key.data == "control":
-                for pid, sock in self._nursery.arrivals():
-                    self._workers[sock.fileno()] = Worker(pid, sock, time.monotonic() + _HELLO_LIMIT_S)
-                    self._selector.register(sock, selectors.EVENT_READ, "worker")
-            elif key.fd in self._workers:
-                self._on_worker(self._workers[key.fd])
+                self._nursery.read()
+            elif key.data in self._workers:
+                self._on_worker(key.data)
         now = time.monotonic()
-        for worker in list(self._workers.values()):
-            if worker.waited_for and now >= worker.deadline:
-                if worker.task is None or worker.stalled():
-                    self._crashed(worker)
-                elif worker.starved(now, self.settings.time_limit_s, self.settings.overload_factor):
-                    self.counts["starved"] += 1
-                else:
-                    self.counts["timeouts"] += 1
-                    self._discard(worker, "timeout")
+        if not self._nursery.ready and now >= self._nursery.deadline:
+            raise NurseryLost("it takes too long")
+        for worker in list(self._workers):
+            if worker in self._workers and worker.waited_for and now >= worker.deadline:
+                self._overdue(worker, now)
         self._interrupt()
-        self._nursery.check()
+
+    def _overdue(self, worker: Worker, now: float) -> None:
+        if worker.task is None:
+            raise NurseryLost("the process that loads math-verify does not answer")
+        if worker.stalled():
+            self._crashed(worker)
+        elif worker.starved(now, self.settings.time_limit_s, self.settings.overload_factor):
+            self.counts["starved"] += 1
+        else:
+            self.counts["timeouts"] += 1
+            self._discard(worker, "timeout")
 
     def _interrupt(self) -> None:
         """Puts slow tasks behind the others, where all processes that there may be are held up and quick ones may wait."""
-        with self._lock:
-            waiting = len(self._queue)
-        if not waiting or len(self._workers) + self._nursery.forking < 2 * self.settings.workers:
-            return
-        held_up = [worker for worker in self._workers.values() if worker.long and not worker.task.slow]
-        for worker in held_up[:waiting]:
-            self.counts["interrupted"] += 1
-            worker.task.slow = True
-            self._slow.append(worker.task)
-            worker.task = None
-            self._discard(worker, "crashed")
+        waiting = len(self._queue)
+        if waiting and len(self._workers) >= 2 * self.settings.workers:
+            held_up = [worker for worker in self._workers if worker.long and not worker.task.slow]
+            for worker in held_up[:waiting]:
+                self.counts["interrupted"] += 1
+                worker.task.slow = True
+                self._slow.append(worker.task)
+                worker.task = None
+                self._discard(worker)
 
     def _next_task(self) -> Task | None:
         """What is to be done next: quick tasks before slow ones, but one slow one at least is always under way."""
-        running = sum(worker.task is not None and worker.task.slow for worker in self._workers.values())
+        running = sum(worker.task is not None and worker.task.slow for worker in self._workers)
         if self._slow and (running == 0 or (running < self.settings.workers and not self._queue)):
             return self._slow.popleft()
-        with self._lock:
-            return self._queue.popleft() if self._queue else None
+        with contextlib.suppress(IndexError):
+            return self._queue.popleft()
+        return None
 
     def _fill(self) -> None:
         """Hands the queue to idle workers, and asks for as many workers as there is work for."""
         if not self._nursery.ready:
             return
-        idle = [worker for worker in self._workers.values() if not worker.waited_for]
+        idle = [worker for worker in self._workers if not worker.waited_for]
         while idle and (task := self._next_task()):
-            self._dispatch(idle.pop(), task)
-        existing = len(self._workers) + self._nursery.forking
-        coming = self._nursery.forking + sum(not worker.ready for worker in self._workers.values())
+            worker = idle.pop()
+            if not worker.take(task, self.settings.time_limit_s):
+                self._crashed(worker)
+                idle = []  # they went with it
         # One worker is kept at hand from the start on, the others come with the work.
-        wanted = max(len(self._queue) + len(self._slow) - coming, 1 - existing)
-        held_up = min(self.settings.workers, sum(worker.long for worker in self._workers.values()))
-        room = self.settings.workers + held_up - existing
+        coming = sum(not worker.pid for worker in self._workers)
+        wanted = max(len(self._queue) + len(self._slow) - coming, 1 - len(self._workers))
+        held_up = min(self.settings.workers, sum(worker.long for worker in self._workers))
+        room = self.settings.workers + held_up - len(self._workers)
         for _ in range(min(wanted, room)):
             self.counts["forks"] += 1
-            self._nursery.fork()
+            worker = self._nursery.fork()
+            self._workers.append(worker)
+            self._selector.register(worker.sock, selectors.EVENT_READ, worker)
         for worker in idle[: max(0, -room)]:
-            self._discard(worker, "crashed")  # came to help out, and is not needed any more
-
-    def _dispatch(self, worker: Worker, task: Task) -> None:
-        worker.task = task
-        worker.ticket = next(self._tickets)
-        worker.since = time.monotonic()
-        worker.deadline = worker.since + self.settings.time_limit_s
-        worker.cpu_s = handle.processor_time(worker.pid)[1]
-        frame = pack({**task.request, "id": worker.ticket})
-        try:
-            complete = worker.sock.send(frame) == len(frame)
-        except OSError:
-            complete = False
-        if not complete:
-            self._crashed(worker)
+            self._discard(worker)  # came to help out, and is not needed any more
 
     def _on_worker(self, worker: Worker) -> None:
         try:
             data = worker.sock.recv(65536)
-            messages = worker.reader.feed(data)
+            messages = worker.lines.feed(data)
         except BlockingIOError:
             return
-        except (OSError, ProtocolError):
-            data, messages = b"", []
-        if not data:
+        except (OSError, ValueError, RecursionError):
+            data = b""
+        if not data or not worker.waited_for:  # gone, or babbling
             self._crashed(worker)
             return
         for message in messages:
-            if not worker.ready and "hello" in message:
-                worker.ready = True
-                self._stillborn = 0
-                continue
             outcome = message.get("outcome")
-            expected = worker.task is not None and message.get("id") == worker.ticket
-            if not expected or not (isinstance(outcome, dict) or outcome in _OUTCOMES):
+            if not worker.pid and "hello" in message:
+                worker.pid, self._stillborn = message["hello"], 0
+            elif worker.task is None or not isinstance(outcome, dict):
                 self._crashed(worker)
                 return
-            task, worker.task = worker.task, None
-            worker.served += 1
-            self._losses = 0
-            task.future.set_result(outcome)
-            grown = message.get("rss_mb", 0) > self.settings.recycle_rss_mb
-            if outcome == "memory" or grown or worker.served >= self.settings.recycle_after:
-                self.counts["memory" if outcome == "memory" else "recycled"] += 1
-                self._discard(worker, "crashed")
+            else:
+                self._answered(worker, outcome, message.get("rss_mb", 0) > self.settings.recycle_rss_mb)
                 return
+
+    def _answered(self, worker: Worker, outcome: dict[str, Any], grown: bool) -> None:
+        task, worker.task = worker.task, None
+        worker.served += 1
+        self._losses = 0
+        task.future.set_result(outcome)
+        memory = outcome.get("reason") == "memory"
+        if memory or grown or worker.served >= self.settings.recycle_after:
+            self.counts["memory" if memory else "recycled"] += 1
+            self._discard(worker)
 
     def _crashed(self, worker: Worker) -> None:
         self.counts["crashes"] += 1
-        held_task = worker.task is not None
-        self._discard(worker, "crashed")
-        if held_task:
+        if worker.task is not None:
             # Whatever killed it may have killed the idle ones too, which are not known to be dead yet: the second try
             # goes to a worker that is born after the crash.
-            for other in list(self._workers.values()):
-                if not other.waited_for:
-                    self._discard(other, "crashed")
-        if not worker.ready:
+            for other in [other for other in self._workers if not other.waited_for]:
+                self._discard(other)
+        self._discard(worker)
+        if not worker.pid:
             self._stillborn += 1
             if self._stillborn >= _STILLBORN_ALLOWED:
                 raise RewardSetupError(
                     f"the maths reward's workers die as they start (memory_limit_mb={self.settings.memory_limit_mb})"
                 )
 
-    def _discard(self, worker: Worker, outcome: str) -> None:
-        """Kills a worker; its task is tried again after a crash, and gets `outcome` otherwise."""
-        if self._workers.pop(worker.sock.fileno(), None) is None:
-            return
+    def _discard(self, worker: Worker, reason: str = "crashed") -> None:
+        """Ends a worker; its task is tried again after a crash, and gets `reason` otherwise."""
+        self._workers.remove(worker)
         self._selector.unregister(worker.sock)
-        # The nursery reaps a worker on request only, so that the pid is still the worker's own.
-        for kill in (os.killpg, os.kill):
-            with contextlib.suppress(OSError):
-                kill(worker.pid, signal.SIGKILL)
-        worker.sock.close()
-        self._nursery.reap(worker.pid)
+        self._nursery.end(worker)
         task, worker.task = worker.task, None
         if task is None:
             return
-        if outcome == "crashed" and task.retries > 0:
+        if reason == "crashed" and task.retries > 0:
             task.retries -= 1
             self.counts["retries"] += 1
-            with self._lock:
-                (self._slow if task.slow else self._queue).appendleft(task)
+            (self._slow if task.slow else self._queue).appendleft(task)
         else:
-            task.future.set_result(outcome)
+            task.future.set_result({"reason": reason})
 
     # ---------------------------------------------------------------- the nursery
 
@@ -339,28 +311,24 @@ class WorkerPool:
         self._losses += 1
         self._stop_processes()
         if lost.hopeless or self._losses >= _LOSSES_ALLOWED:
-            said = self._nursery.errors.decode("utf-8", "replace").strip()[-3000:]
             raise RewardSetupError(
-                f"the maths reward cannot start its workers: {lost}. "
-                f"They need math-verify: pip install 'erpo-verl[reward]'\n{said}"
+                f"the maths reward cannot start its workers, which need math-verify (pip install 'erpo-verl[reward]'): {lost}"
             )
         self.counts["nursery_restarts"] += 1
         self._start_nursery()
 
-    def _stop_processes(self, retry_all: bool = False) -> None:
-        for worker in list(self._workers.values()):
-            if worker.task is not None and retry_all:
-                worker.task.retries = 1
-            self._discard(worker, "crashed")
+    def _stop_processes(self) -> None:
+        for worker in list(self._workers):
+            self._discard(worker)
         if self._nursery is not None:
             self._nursery.stop()
 
     def abandon(self) -> None:
         """In a process forked from this one: drops what belongs to the parent."""
-        self._closing = True
+        self.closed = True
         if self._nursery is not None:
             self._nursery.abandon()
-        for worker in self._workers.values():
+        for worker in self._workers:
             worker.sock.close()
 
 

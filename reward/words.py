@@ -14,69 +14,24 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# dimension, size in the dimension's first unit, spellings (a plural s is understood)
-_UNITS = """
-length 1 m meter metre 米
-length 1/1000 mm millimeter millimetre
-length 1/100 cm cms centimeter centimetre 厘米
-length 1/10 dm decimeter decimetre
-length 1000 km kms kilometer kilometre 千米 公里
-length 127/5000 inch inches in
-length 381/1250 foot feet ft
-length 1143/1250 yard yd
-length 201168/125 mile mi
-mass 1 g gram gm 克
-mass 1/1000 mg milligram
-mass 1000 kg kgs kilogram 千克 公斤
-mass 1000000 tonne
-time 1 second sec s 秒
-time 60 minute min 分钟
-time 3600 hour hr h 小时
-time 86400 day 天
-time 604800 week
-month 1 month
-year 1 year yr 岁
-money 1 dollar usd \\$ buck
-money 1/100 cent ¢
-euro 1 euro €
-sterling 1 £
-yuan 1 yuan 元
-rupee 1 rupee rs ₹
-pound 1 pound lb
-ounce 1 ounce oz
-ton 1 ton
-degree 1 degree deg \\circ ° 度
-celsius 1 celsius
-fahrenheit 1 fahrenheit
-radian 1 radian rad
-volume 1 liter litre l
-volume 1/1000 ml milliliter millilitre
-gallon 1 gallon gal
-acre 1 acre
-speed 1397/3125 mph
-rpm 1 rpm
-unit 1 unit
-joule 1 joule j
-watt 1 watt w
-volt 1 volt v
-newton 1 newton n
-kelvin 1 kelvin k
-ampere 1 ampere amp a
-hertz 1 hertz hz
-ohm 1 ohm \\omega
-pascal 1 pascal pa
-mole 1 mole mol
-knot 1 knot
-erg 1 erg
-angstrom 1 angstrom
-parsec 1 parsec pc
-arcsecond 1 arcsec arcsecond
-am 1 am
-pm 1 pm
+# Of each dimension its units: size in the dimension's first unit, and spellings (a plural s is understood).
+_UNITS = r"""
+length: 1 m meter metre 米, 1/1000 mm millimeter millimetre, 1/100 cm cms centimeter centimetre 厘米, 1/10 dm decimeter decimetre,
+    1000 km kms kilometer kilometre 千米 公里, 127/5000 inch inches in, 381/1250 foot feet ft, 1143/1250 yard yd, 201168/125 mile mi
+mass: 1 g gram gm 克, 1/1000 mg milligram, 1000 kg kgs kilogram 千克 公斤, 1000000 tonne
+time: 1 second sec s 秒, 60 minute minutes min 分钟, 3600 hour hr h 小时, 86400 day 天, 604800 week
+money: 1 dollar usd \$ buck, 1/100 cent ¢
+degree: 1 degree deg \circ ° 度
+volume: 1 liter litre l, 1/1000 ml milliliter millilitre
+speed: 1397/3125 mph
 """
+# Dimensions of one unit each, with its other spellings.
+_SINGLE = r"""month; year yr 岁; euro €; sterling £; yuan 元; rupee rs ₹; pound lb; ounce oz; ton; celsius; fahrenheit; radian rad; gallon gal;
+    acre; rpm; unit; joule j; watt w; volt v; newton n; kelvin k; ampere amp a; hertz hz; ohm \omega; pascal pa; mole mol; knot; erg; angstrom;
+    parsec pc; arcsecond arcsec; am; pm"""
 # Counted nouns: what is counted says nothing about the number. `counted_nouns` decides about others.
 _NOUNS = """way point student person people page side integer solution digit root triangle number term element edge
-    vertex vertices face zero pair case step time child children boy girl man men woman women player game coin card ball
+    vertex vertices face zero pair case step time times child children boy girl man men woman women player game coin card ball
     book apple orange marble ticket sheep car bag box boxes item piece customer friend team pupil question problem
     percentage-point 个 人 种 只 条 本 次 页 名 棵 块 件 辆"""
 _NEVER_PLAIN = word_set("in s h l j w v n k a m g pc rad am pm pa rs time zero")
@@ -104,8 +59,15 @@ SYNONYMS = {
 # Runs of two or three letters outside of text commands that are words and no products of variables.
 _SHORT = word_set("""no not but can yes the is are was to of it so if an one two six ten all any for by be as at we my its has had
     nor per sum odd even set may who why how out our you he she they hr ft lb oz km cm mm kg mg ml dm mi yd hrs day ways
-    way nan dne pct per kmh mph rpm via non inf th st nd rd usd""")
+    way nan dne pct kmh mph rpm via non inf th st nd rd usd""")
 FUNCTIONS = word_set("""sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt max min gcd lcm det lim mod""")
+# Words that are never taken for a counted noun, whatever the setting says.
+_NO_NOUNS = word_set("""minus plus over choose squared cubed factorial doubled tripled halved halves half inverse squares cubes divided
+    multiplied below above under mod modulo maybe perhaps possibly probably likely about around nearly almost roughly
+    error wrong false true undefined none nope unknown impossible except never thousand million billion trillion hundred dozen
+    incorrect correct other instead rather approximately unless otherwise if when whenever where for all every each any only or and
+    not but the than less more least most both either neither are was were has have can cannot out off per times time negative
+    positive plus once twice""")
 
 
 @dataclass(frozen=True)
@@ -117,13 +79,14 @@ class Unit:
 
 
 def _table() -> dict[str, tuple[str, Fraction]]:
-    table = {}
-    for line in _UNITS.split("\n"):
-        if line:
-            dimension, size, *spellings = line.split()
-            table.update(dict.fromkeys([dimension, *spellings], (dimension, Fraction(size))))
-    table.update({noun: (noun, Fraction(1)) for noun in _NOUNS.split()})
-    table["minutes"], table["times"] = table["minute"], table["time"]
+    """(dimension, size) of each spelling."""
+    table = {noun: (noun, Fraction(1)) for noun in _NOUNS.split()}
+    for spellings in map(str.split, _SINGLE.split(";")):
+        table.update(dict.fromkeys(spellings, (spellings[0], Fraction(1))))
+    for line in _UNITS.strip().replace(",\n", ",").split("\n"):
+        dimension, units = line.split(":")
+        for size, *spellings in map(str.split, units.split(",")):
+            table.update(dict.fromkeys(spellings, (dimension, Fraction(size))))
     return table
 
 
@@ -150,7 +113,7 @@ def unit_of(words: list[str], any_noun: bool = False) -> Unit | None:
     unit = _measured(words)
     if unit is None and any_noun and len(words) <= 3:
         lows = [word.lower() for word in words]
-        if all(low.isalpha() and len(low) > 2 and low not in NO_NOUNS for low in lows):
+        if all(low.isalpha() and len(low) > 2 and low not in _NO_NOUNS for low in lows):
             return Unit("noun " + " ".join(low.removesuffix("s") for low in lows))
     return unit
 
@@ -162,10 +125,9 @@ def _measured(words: list[str]) -> Unit | None:
     last: tuple[str, Fraction] | None = None
     for chinese, english in (("平方", "square"), ("立方", "cubic")):
         words = [part for word in words for part in ([english, word[2:]] if word.startswith(chinese) else [word])]
-    lows = [word.lower() for word in words]
     place = 0
     while place < len(words):
-        low = lows[place]
+        low = words[place].lower()
         place += 1
         if low in ("/", "per"):
             sign = -1
@@ -181,7 +143,7 @@ def _measured(words: list[str]) -> Unit | None:
             scale *= last[1] ** extra
             last = None
         else:
-            last = _find(low)
+            last = _TABLE.get(low) or (_TABLE.get(low[:-1]) if low.endswith("s") and len(low) > 3 else None)
             if last is None:
                 return None
             name[last[0]] = name.get(last[0], 0) + sign * (power or 1)
@@ -191,15 +153,3 @@ def _measured(words: list[str]) -> Unit | None:
         return None
     shown = "*".join(f"{dimension}^{count}" for dimension, count in sorted(name.items()) if count)
     return Unit("speed^1" if shown == "length^1*time^-1" else shown, scale)
-
-
-def _find(low: str) -> tuple[str, Fraction] | None:
-    """(dimension, size) of a unit's name."""
-    return _TABLE.get(low) or (_TABLE.get(low[:-1]) if low.endswith("s") and len(low) > 3 else None)
-
-
-# Words that are never taken for a counted noun, whatever the setting says.
-NO_NOUNS = word_set("""minus plus over choose squared cubed factorial doubled tripled halved halves half inverse squares cubes divided
-    multiplied below above under mod modulo maybe perhaps possibly probably likely about around nearly almost roughly
-    error wrong false true undefined none nope unknown impossible except never thousand million billion trillion hundred dozen
-    incorrect correct other instead rather approximately unless otherwise if when whenever where for all every each any only or and not but the than less more least most both either neither are was were has have can cannot out off per times time negative positive plus once twice""")

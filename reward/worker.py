@@ -1,12 +1,12 @@
 """The processes behind the pool: a nursery that loads math-verify once, and the workers that it forks.
 
-Run as a script by its path (never as ``-m``), so that no package `__init__` runs: neither torch nor verl is imported
-here. The pool starts the nursery with `subprocess` (the caller, which may hold threads and CUDA contexts, is never
-forked). The nursery is single-threaded, loads and warms math-verify, and forks a worker whenever the pool asks for one:
-a replacement is ready within milliseconds and shares the loaded pages.
+Run as a script by its path (never as ``-m``), so that no package `__init__` runs: neither torch nor verl is imported here. The pool
+starts the nursery with `subprocess` (the caller, which may hold threads and CUDA contexts, is never forked). The nursery is
+single-threaded, loads and warms math-verify, and forks a worker whenever the pool asks for one: a replacement is ready within
+milliseconds and shares the loaded pages. Messages are lines of JSON, both ways; nothing is ever unpickled.
 
-Lifetime: the nursery ends (and kills its workers) when its control socket closes or its parent is gone; a worker is
-killed by the kernel when the nursery is gone (Linux), and ends by itself when its socket closes.
+Lifetime: the nursery ends (and kills its workers) when its control socket closes or its parent is gone; a worker is killed by the
+kernel when the nursery is gone (Linux), and ends by itself when its socket closes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import resource
@@ -21,103 +22,110 @@ import select
 import signal
 import socket
 import sys
-import time
 import traceback
 import types
+from typing import Any
 
 _PRIVATE = "_erpo_reward_worker"  # the name under which sibling modules are imported here
 _PR_SET_PDEATHSIG = 1
+_MAX_LINE = 1 << 20  # bytes; anything longer is garbage on the line
 
 
-def _import_siblings(extra_path: list[str]) -> tuple:
-    """`protocol` and `compare` of this folder, imported without running any package's `__init__`."""
+def packed(message: dict[str, Any]) -> bytes:
+    """One line. Lone surrogates and control characters survive (JSON escapes them)."""
+    return json.dumps(message).encode("ascii") + b"\n"
+
+
+class Lines:
+    """Collects bytes and gives back whole messages."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that `data` completes.
+
+        Raises:
+            ValueError, RecursionError: the bytes are no message, or one without end.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        messages = [json.loads(line) for line in lines]
+        if len(self._rest) > _MAX_LINE or not all(isinstance(message, dict) for message in messages):
+            raise ValueError("garbage on the line")
+        return messages
+
+
+def _import_compare(extra_path: list[str]) -> types.ModuleType:
+    """`compare` of this folder, imported without running any package's `__init__`."""
     here = os.path.dirname(os.path.abspath(__file__))
     # Running by path put this folder first: its module names (config, worker...) must not shadow anybody's.
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
     sys.path.extend(entry for entry in extra_path if entry not in sys.path)
-    package = types.ModuleType(_PRIVATE)
+    package = sys.modules[_PRIVATE] = types.ModuleType(_PRIVATE)
     package.__path__ = [here]
-    sys.modules[_PRIVATE] = package
-    import importlib
-
-    return importlib.import_module(_PRIVATE + ".protocol"), importlib.import_module(_PRIVATE + ".compare")
+    return importlib.import_module(_PRIVATE + ".compare")
 
 
-def nursery_main(control_fd: int) -> None:
-    """Loads math-verify, then serves `fork` and `reap` requests until the control socket closes."""
+def nursery_main(control: socket.socket, setup: dict[str, Any]) -> None:
+    """Loads math-verify, then serves `fork` and `end` requests until the control socket closes."""
     parent = os.getppid()
-    control = socket.socket(fileno=control_fd)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's; the socket tells when to end
-    setup = json.loads(_read_line(control))
     try:
-        protocol, compare = _import_siblings(setup["sys_path"])
-        versions = compare.prepare()
+        compare = _import_compare(setup["sys_path"])
+        compare.prepare()
     except BaseException:
-        control.sendall(json.dumps({"error": traceback.format_exc()[-4000:]}).encode() + b"\n")
+        control.sendall(packed({"error": traceback.format_exc()[-3000:]}))
         return
     gc.collect()
     gc.freeze()  # what is loaded stays out of the collector, so that forked workers share its pages
-    control.sendall(json.dumps({"ready": True, "versions": versions}).encode() + b"\n")
-
-    children: set[int] = set()
-    buffered = b""
+    control.sendall(packed({"ready": True}))
+    children: dict[int, int] = {}  # pids by the pool's numbers
+    lines, fds = Lines(), []
     try:
-        while True:
-            readable, _, _ = select.select([control], [], [], 1.0)
-            if os.getppid() != parent:
-                return
-            if not readable:
+        while os.getppid() == parent:
+            if not select.select([control], [], [], 1.0)[0]:
                 continue
-            data, fds, _flags, _address = socket.recv_fds(control, 65536, 8)
+            data, new, _flags, _address = socket.recv_fds(control, 65536, 64)
             if not data:
                 return
-            buffered += data
-            *lines, buffered = buffered.split(b"\n")
-            for line in lines:
-                request = json.loads(line)
-                if "reap" in request:
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(request["reap"], 0)
-                    children.discard(request["reap"])
+            fds += new
+            for request in lines.feed(data):
+                if "end" in request:
+                    if pid := children.pop(request["end"], 0):
+                        _end(pid)
                     continue
                 fd = fds.pop(0)
                 pid = os.fork()
                 if pid == 0:
                     control.close()
-                    _worker_process(fd, setup, protocol, compare)  # never returns
-                children.add(pid)
+                    _worker_process(fd, setup["memory_limit_mb"], compare)  # never returns
+                children[request["fork"]] = pid
                 os.close(fd)
-                control.sendall(json.dumps({"forked": request["fork"], "pid": pid}).encode() + b"\n")
-    except (ConnectionError, OSError):
+    except OSError:
         return
     finally:
-        for pid in children:
-            with contextlib.suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(OSError):
-                os.waitpid(pid, 0)
+        for pid in children.values():
+            _end(pid)
 
 
-def _read_line(sock: socket.socket) -> bytes:
-    data = b""
-    while not data.endswith(b"\n"):
-        piece = sock.recv(65536)
-        if not piece:
-            os._exit(0)
-        data += piece
-    return data
+def _end(pid: int) -> None:
+    """Kills a worker and whatever it may have started. Until then nobody else can have its pid."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.waitpid(pid, 0)
 
 
-def _worker_process(fd: int, setup: dict, protocol: types.ModuleType, compare: types.ModuleType) -> None:
+def _worker_process(fd: int, memory_limit_mb: int, compare: types.ModuleType) -> None:
     """The life of a forked worker; ends in `os._exit`, whatever happens."""
     code = 1
     try:
         nursery = os.getppid()
-        os.setsid()  # its own group, so that the pool can kill whatever it may have started
-        _die_with_parent()
+        os.setsid()  # its own group
+        with contextlib.suppress(Exception):  # where this is not Linux, the closed socket must do
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != nursery:
             os._exit(0)
         null = os.open(os.devnull, os.O_RDWR)
@@ -125,12 +133,10 @@ def _worker_process(fd: int, setup: dict, protocol: types.ModuleType, compare: t
             os.dup2(null, standard)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory runs out, the kernel takes a worker and not the trainer
-        limit = setup["memory_limit_mb"] << 20
-        with contextlib.suppress(ValueError, OSError):  # some systems know no address-space limit
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        _serve(socket.socket(fileno=fd), protocol, compare)
+        for what, limit in ((resource.RLIMIT_AS, memory_limit_mb << 20), (resource.RLIMIT_FSIZE, 0)):
+            with contextlib.suppress(ValueError, OSError):  # some systems know no address-space limit
+                resource.setrlimit(what, (limit, limit))
+        _serve(socket.socket(fileno=fd), compare)
         code = 0
     except BaseException:
         pass
@@ -138,29 +144,17 @@ def _worker_process(fd: int, setup: dict, protocol: types.ModuleType, compare: t
         os._exit(code)
 
 
-def _serve(sock: socket.socket, protocol: types.ModuleType, compare: types.ModuleType) -> None:
-    """Answers requests until the socket closes. One request at a time; the pool never sends a second before an answer."""
-    reader = protocol.FrameReader()
-    sock.sendall(protocol.pack({"hello": os.getpid()}))
-    while True:
-        data = sock.recv(65536)
-        if not data:
-            return
-        for request in reader.feed(data):
-            answer: dict = {"id": request["id"]}
-            started = time.process_time()
+def _serve(sock: socket.socket, compare: types.ModuleType) -> None:
+    """Answers requests until the socket closes. The pool never sends a second one before an answer."""
+    lines = Lines()
+    sock.sendall(packed({"hello": os.getpid()}))
+    while data := sock.recv(65536):
+        for request in lines.feed(data):
             try:
-                answer["outcome"] = compare.handle(request)
-            except MemoryError:
-                answer["outcome"] = "memory"
-            except RecursionError:
-                answer["outcome"] = "failed"
+                outcome = compare.handle(request)
             except BaseException as error:
-                answer["outcome"] = "failed"
-                answer["error"] = type(error).__name__
-            answer["cpu_s"] = time.process_time() - started
-            answer["rss_mb"] = _resident_mb()
-            sock.sendall(protocol.pack(answer))
+                outcome = {"reason": "memory" if isinstance(error, MemoryError) else "failed"}
+            sock.sendall(packed({"outcome": outcome, "rss_mb": _resident_mb()}))
 
 
 def _resident_mb() -> float:
@@ -172,12 +166,6 @@ def _resident_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when the nursery's (only) thread ends. Elsewhere the closed socket must do."""
-    with contextlib.suppress(Exception):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 if __name__ == "__main__":
-    nursery_main(int(sys.argv[1]))
+    nursery_main(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2]))
     os._exit(0)  # nothing here needs the slow way out

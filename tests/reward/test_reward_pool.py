@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import alive
-from erpo_verl.reward import MathJudge, RewardConfig, RewardSetupError
+from erpo_verl.reward import MathJudge, RewardConfig, RewardSetupError, nursery
 from erpo_verl.reward import pool as pool_module
 from erpo_verl.reward.pool import PoolSettings, WorkerPool
 
@@ -44,8 +44,7 @@ def pool():
 
 def verdict(future, seconds):
     """What a worker said of a pair, or why it said nothing."""
-    outcome = future.result(seconds)
-    return outcome if isinstance(outcome, str) else outcome["reason"]
+    return future.result(seconds)["reason"]
 
 
 def workers(pool):
@@ -139,7 +138,7 @@ def test_quick_answers_do_not_wait_for_slow_ones():
 
 def test_a_worker_without_a_processor_gets_its_time_later(pool, monkeypatch):
     """At the deadline it wants to run and has had no processor: it is not given up before the last moment."""
-    monkeypatch.setattr(pool_module.handle, "processor_time", lambda pid: ("R", 0.0))
+    monkeypatch.setattr(nursery, "processor_time", lambda pid: ("R", 0.0))
     before = pool.counts["starved"]
     started = time.monotonic()
     assert verdict(pool.submit(BOMB), 20) == "timeout"
@@ -189,9 +188,8 @@ def test_garbage_on_the_line_kills_the_worker_only(pool):
         b"\x00\x00\x00\x02{}",
         b'\x00\x00\x00\x14{"outcome": "right"}',
     ):
-        worker = next(iter(pool._workers.values()))
+        worker = pool._workers[0]
         before = pool.counts["crashes"]
-        worker.reader.feed(b"")  # the reader is empty between answers
         assert worker.task is None
         _write_as_worker(worker.pid, garbage)
         until(lambda before=before: pool.counts["crashes"] > before)
@@ -296,17 +294,16 @@ def test_missing_math_verify_is_an_error_that_says_so(monkeypatch, tmp_path):
 
 
 def test_workers_that_cannot_start_are_an_error(monkeypatch):
-    arrivals = pool_module.Nursery.arrivals
+    fork = nursery.Nursery.fork
 
     def strangled(self):
-        for pid, sock in arrivals(self):
-            os.kill(pid, signal.SIGKILL)
-            sock.close()  # whatever it managed to say is not heard
-            here, there = socket.socketpair()
-            there.close()
-            yield pid, here
+        worker = fork(self)
+        worker.sock.close()  # whatever it manages to say is not heard
+        worker.sock, there = socket.socketpair()
+        there.close()
+        return worker
 
-    monkeypatch.setattr(pool_module.Nursery, "arrivals", strangled)
+    monkeypatch.setattr(nursery.Nursery, "fork", strangled)
     starved = WorkerPool(PoolSettings(workers=1))
     try:
         with pytest.raises(RewardSetupError, match="die as they start"):

@@ -287,6 +287,48 @@ def paired_sign_flip(
     )
 
 
+def interquartile_mean(values: Any, axis: int = -1) -> Any:
+    """Mean of the middle half, which a single run that broke down cannot move (Agarwal et al. 2021, arXiv 2108.13264)."""
+    from scipy.stats import trim_mean
+
+    return trim_mean(np.asarray(values, dtype=float), 0.25, axis=axis)
+
+
+def crossed_bootstrap(
+    values: Any, statistic: Any = interquartile_mean, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Percentile interval of a statistic of runs that were measured on the same problems; runs and problems are both drawn.
+
+    Args:
+        values: [S, P] a figure of each run (seed) on each problem, finite.
+        statistic: of the runs' means over problems, [..., S] -> [...].
+
+    Returns:
+        The statistic and its interval over S runs; none where there is one run only.
+
+    Raises:
+        ValueError: not two axes, nothing in one of them, or a number that is not finite.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"expected finite numbers, one a run and problem, got shape {values.shape}")
+    runs, problems = values.shape
+    value = float(statistic(values.mean(axis=1)))
+    if runs < 2:
+        return Interval(value, None, None, runs)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    rows = max(1, _CHUNK // problems)
+    for start in range(0, resamples, rows):
+        some = min(rows, resamples - start)
+        times = rng.multinomial(problems, np.full(problems, 1 / problems), size=some)  # [some, P]
+        means = times @ values.T / problems  # [some, S]
+        drawn.append(statistic(np.take_along_axis(means, rng.integers(runs, size=(some, runs)), axis=1)))
+    tail = (1 - level) / 2
+    low, high = (float(end) for end in np.quantile(np.concatenate(drawn), [tail, 1 - tail]))
+    return Interval(value, low, high, runs)
+
+
 def _cluster_sums(values: np.ndarray, clusters: Sequence[Any]) -> np.ndarray:
     if len(clusters) != len(values):
         raise ValueError(f"{len(clusters)} cluster labels for {len(values)} problems")

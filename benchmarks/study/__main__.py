@@ -5,7 +5,7 @@
     bash scripts/study.sh --plateau --jobs 2                GRPO and ERPO at all five learning rates
     bash scripts/study.sh --small --jobs 2                  one bed, two arms, three seeds: under half an hour on two cores
     bash scripts/study.sh --pilot --only bad_habits/erpo    a bed, /ARM, or BED/ARM; several are allowed
-    bash scripts/study.sh --tables                          tables of what is kept
+    bash scripts/study.sh --tables                          tables of what is kept, and the verdict of each claim
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.study import tables
+from benchmarks.study import claims, tables
 from benchmarks.study.one import EVALUATION, execute
 from benchmarks.study.protocol import ROOT, Protocol, Run, StudyError, arm_overrides, load
 
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(execute(Run(bed, arm, float(rate), int(seed)), protocol, work, keep))
             return 0
         if args.tables:
-            print(tables.markdown(protocol, tables.read(keep)))
+            print(_report(protocol, keep))
             return 0
         code = 0
         for runs in _stages(args, protocol, keep):
             code = max(code, _do(_wanted(runs, args.only), args, work, keep))
         if not args.list:
-            print(tables.markdown(protocol, tables.read(keep)))
+            print(_report(protocol, keep))
         return code
     except StudyError as error:
         print(f"scripts/study.sh: {error}", file=sys.stderr)
@@ -63,6 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nscripts/study.sh: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _report(protocol: Protocol, keep: Path) -> str:
+    """Tables of what is kept, and once there is a confirmation the verdict of each claim."""
+    kept = tables.read(keep)
+    told = tables.markdown(protocol, kept)
+    if any(k.run.bed in protocol.chosen and k.run.seed in protocol.confirm["seeds"] for k in kept):
+        found = claims.claims(protocol, kept, keep / claims.PIVOTS)
+        told = "\n".join(["### The claims", "", *claims.markdown(found), "", told])
+    return told
 
 
 def _stages(args: argparse.Namespace, protocol: Protocol, keep: Path) -> Iterable[list[Run]]:

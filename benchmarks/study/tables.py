@@ -1,4 +1,4 @@
-"""What is kept of the study's runs, as tables: each arm at each rate, its best rate, and the paired differences to GRPO."""
+"""What is kept of the study's runs, as tables: arms by rate, and at their chosen rates beside GRPO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.study.one import EVALUATION, METRICS, RECORD
 from benchmarks.study.protocol import Protocol, Run, rate_text
-from erpo_verl.statistics import MIN_PAIRS, paired_t
+from erpo_verl.statistics import MIN_PAIRS, Interval, crossed_bootstrap, paired_t
 from erpo_verl.tables import signed, with_interval
 
 BASE = "grpo"
@@ -73,9 +73,9 @@ def best_rates(protocol: Protocol, kept: Iterable[Kept]) -> dict[tuple[str, str]
     return best
 
 
-def plateau(protocol: Protocol, accuracies: Mapping[float, float], share: float = 0.9) -> int:
+def plateau(rates: Sequence[float], accuracies: Mapping[float, float], share: float = 0.9) -> int:
     """How many neighbouring rates, the best one among them, keep this share of the best rate's accuracy."""
-    values = [accuracies.get(rate, -math.inf) for rate in protocol.rates]
+    values = [accuracies.get(rate, -math.inf) for rate in rates]
     top = int(np.argmax(values))
     good = [value >= share * values[top] for value in values]
     low = high = top
@@ -87,37 +87,42 @@ def plateau(protocol: Protocol, accuracies: Mapping[float, float], share: float 
 
 
 def markdown(protocol: Protocol, kept: Sequence[Kept]) -> str:
-    """Two tables a bed: accuracy by rate over the pilot's seeds, and the arms of the confirmation beside GRPO."""
+    """Up to three tables a bed: the pilot by learning rate, the confirmation beside GRPO, the plateau of learning rates."""
     out = []
     for bed in protocol.beds:
         mine = [k for k in kept if k.run.bed == bed]
         if mine:
-            out += [f"### {bed}", "", *_grid(protocol, mine), *_arms(protocol, mine)]
+            pilot = [k for k in mine if k.run.seed in (*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"])]
+            wide = [k for k in mine if k.run.seed in protocol.plateau["seeds"] and k.run.arm in protocol.plateau["arms"]]
+            tables = [
+                *_by_rate("Pilot", protocol, protocol.pilot["rates"], pilot),
+                *_arms(protocol, bed, mine),
+                *(_by_rate("Plateau", protocol, protocol.rates, wide) if len({k.run.rate for k in wide}) > 1 else []),
+            ]
+            out += [f"### {bed}", "", *tables]
     return "\n".join(out) if out else "nothing is kept yet"
 
 
-def _grid(protocol: Protocol, kept: Sequence[Kept]) -> list[str]:
-    pilot = {*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"]}
+def _by_rate(title: str, protocol: Protocol, rates: Sequence[float], kept: Sequence[Kept]) -> list[str]:
     cells: dict[tuple[str, float], list[Kept]] = defaultdict(list)
     for k in kept:
-        if k.run.seed in pilot:
-            cells[k.run.arm, k.run.rate].append(k)
+        cells[k.run.arm, k.run.rate].append(k)
     arms = [arm for tier in protocol.arms for arm in tier if any(arm == name for name, _ in cells)]
     if not arms:
         return []
-    lines = ["Pilot: test accuracy / pass@8 (runs), by learning rate", ""]
-    lines.append("| arm | " + " | ".join(rate_text(rate) for rate in protocol.rates) + " | rates within 90% of the best |")
-    lines.append("|---" * (len(protocol.rates) + 2) + "|")
+    lines = [f"{title}: test accuracy / pass@8 (runs), by learning rate", ""]
+    lines.append("| arm | " + " | ".join(rate_text(rate) for rate in rates) + " | neighbouring rates within 90% of the best |")
+    lines.append("|---" * (len(rates) + 2) + "|")
     for arm in arms:
         means, row = {}, []
-        for rate in protocol.rates:
+        for rate in rates:
             found = cells.get((arm, rate), [])
             if not found:
                 row.append("")
                 continue
             means[rate] = float(np.mean([k.value("accuracy") for k in found]))
             row.append(f"{means[rate]:.3f} / {np.mean([k.value('pass') for k in found]):.3f} ({len(found)})")
-        whole = str(plateau(protocol, means)) if len(means) == len(protocol.rates) else ""
+        whole = f"{plateau(rates, means)} of {len(rates)}" if len(means) == len(rates) else ""
         lines.append(f"| {arm} | " + " | ".join(row) + f" | {whole} |")
     return [*lines, ""]
 
@@ -125,24 +130,49 @@ def _grid(protocol: Protocol, kept: Sequence[Kept]) -> list[str]:
 MEASURES = (("accuracy", "test", ".3f"), ("pass", "test", ".3f"), ("length_right", "test", ".1f"), ("accuracy", "beyond", ".3f"))
 
 
-def _arms(protocol: Protocol, kept: Sequence[Kept]) -> list[str]:
-    pilot = {*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"]}
-    arms: dict[str, dict[int, Kept]] = defaultdict(dict)
+def _arms(protocol: Protocol, bed: str, kept: Sequence[Kept]) -> list[str]:
+    """Each arm at its chosen rate on the seeds of the confirmation; before there is a choice, those of the small repetition."""
+    small = protocol.small if protocol.small["bed"] == bed else {"arms": [], "seeds": [], "rate": None}
+    rates = protocol.chosen.get(bed) or dict.fromkeys(small["arms"], small["rate"])
+    seeds = protocol.confirm["seeds"] if bed in protocol.chosen else small["seeds"]
+    arms: dict[str, dict[int, Kept]] = {arm: {} for arm in rates}
     for k in kept:
-        if k.run.seed not in pilot:
-            arms[f"{k.run.arm}, {rate_text(k.run.rate)}"][k.run.seed] = k
-    base = next((found for name, found in arms.items() if name.startswith(f"{BASE},")), {})
+        if k.run.seed in seeds and k.run.rate == rates.get(k.run.arm):
+            arms[k.run.arm][k.run.seed] = k
+    arms = {arm: found for arm, found in arms.items() if found}
     if not arms:
         return []
-    lines = ["Mean ± standard deviation over seeds, and the difference to GRPO, paired by seed, with its 95% t interval", ""]
-    lines += ["| arm | seeds | accuracy | pass@8 | length of right answers | entropy | accuracy one level beyond | accuracy - GRPO's | pass@8 - GRPO's |"]
-    lines += ["|---" * 9 + "|"]
-    for name, found in sorted(arms.items()):
+    base = arms.get(BASE, {})
+    lines = ["Mean ± standard deviation over seeds, and the difference to GRPO, paired by seed, with its 95% t interval. IQM: the interquartile mean over"]
+    lines += ["seeds of the difference in accuracy, with a bootstrap over seeds and problems.", ""]
+    lines += ["| arm, rate | seeds | accuracy | pass@8 | length of right answers | entropy | accuracy one level beyond | accuracy - GRPO's | its IQM | pass@8 - GRPO's |"]
+    lines += ["|---" * 10 + "|"]
+    for arm, found in sorted(arms.items(), key=lambda item: item[0] != BASE):
         told = [_spread([k.value(m, of) for k in found.values()], form) for m, of, form in MEASURES]
         entropy = _spread([k.entropy for k in found.values()], ".3f")
-        differences = [_difference(base, found, m) if found is not base else "" for m in ("accuracy", "pass")]
+        differences = ["", "", ""] if arm == BASE else [_difference(base, found, "accuracy"), _robust(base, found), _difference(base, found, "pass")]
+        name = f"{arm}, {rate_text(rates[arm])}"
         lines.append(f"| {name} | {len(found)} | {told[0]} | {told[1]} | {told[2]} | {entropy} | {told[3]} | " + " | ".join(differences) + " |")
     return [*lines, ""]
+
+
+def _robust(base: Mapping[int, Kept], other: Mapping[int, Kept]) -> str:
+    found = over_problems(base, other)
+    return "" if found is None else with_interval(found.value, found.low, found.high, ".3f", sign=True)
+
+
+def over_problems(base: Mapping[int, Kept], other: Mapping[int, Kept]) -> Interval | None:
+    """Interquartile mean over seeds of the difference in accuracy, by a bootstrap over seeds and the problems that they share."""
+    seeds = [s for s in sorted({*base} & {*other}) if not {"failure"} & {*base[s].figures, *other[s].figures}]
+    if len(seeds) < MIN_PAIRS:
+        return None
+    return crossed_bootstrap([_shares(other[s]) - _shares(base[s]) for s in seeds])
+
+
+def _shares(kept: Kept) -> np.ndarray:
+    """[P] share of right samples of each test problem."""
+    test = kept.figures["test"]
+    return np.array([int(c, 16) if isinstance(c, str) else c for c in test["right"]]) / test["k"]
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 
 from erpo_verl.pivots.branches import KEEP, OTHER, SECOND
 from erpo_verl.pivots.positions import KINDS, LOW, PARTNER, PIVOT, RANDOM, SHOWN, SURPRISING, WINDOWS
-from erpo_verl.statistics import bootstrap_all
+from erpo_verl.statistics import bootstrap_all, paired_sign_flip
 
 FEWEST = 5  # problems with pairs in a window, below which nothing is said of it
 
@@ -107,6 +107,7 @@ def figures(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, An
                  "pairs": sum(r["site"] == PIVOT and r["window"] == w for r in mine)}
                 for w in range(WINDOWS)
             ],
+            "test": _paired(mine, seed),
         }  # fmt: skip
     out["marks"] = _marks([r for r in rows if r["site"] == RANDOM and r["branch"] == OTHER], seed)
     return out
@@ -173,6 +174,17 @@ def _ratio(
     low, high = np.sort(ratios)[[int(0.025 * len(ratios)), min(len(ratios) - 1, int(0.975 * len(ratios)))]]
     finite = lambda v: float(v) if math.isfinite(v) else None  # noqa: E731
     return {"value": float(mean_a / mean_b) if mean_b > 0 else None, "low": finite(low), "high": finite(high), "problems": len(problems)}
+
+
+def _paired(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
+    """Squared change at pivots less that beside them, over problems that have both: difference, interval, p of sign flips."""
+    top, beside = (_sums([r for r in rows if r["site"] == kind], lambda row: row["right"]) for kind in (PIVOT, PARTNER[PIVOT]))
+    problems = sorted({*top} & {*beside})
+    if not problems:
+        return None
+    means = [[sums[p][0] / sums[p][1] for p in problems] for sums in (beside, top)]
+    found = paired_sign_flip(*means, seed=seed)
+    return {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p_value, "problems": found.pairs}
 
 
 def _marks(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:

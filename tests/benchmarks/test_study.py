@@ -25,14 +25,15 @@ def write(folder: Path, lines: list[dict], *, finished: bool = True) -> None:
     (folder / one.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def kept(folder: Path, run: Run, accuracy: float, coverage: float = 0.5) -> None:
+def kept(folder: Path, run: Run, accuracy: float, coverage: float = 0.5, *, entropy: float = 0.25, lengths: dict | None = None) -> None:
     """What `execute` leaves of a run, with known figures."""
     place = folder / run.bed / run.name
     place.mkdir(parents=True)
     (place / one.RECORD).write_text(json.dumps({"seed": run.seed, "study": {"bed": run.bed, "arm": run.arm, "rate": run.rate}}))
-    (place / one.METRICS).write_text(json.dumps({"step": 9, "data": {"actor/entropy": 0.25}}) + "\n")
-    figures = {"accuracy": accuracy, "pass": coverage, "length": 20.0, "length_right": 18.0}
-    (place / one.EVALUATION).write_text(json.dumps({"test": figures, "beyond": figures}))
+    (place / one.METRICS).write_text(json.dumps({"step": 9, "data": {"actor/entropy": entropy}}) + "\n")
+    figures = {"accuracy": accuracy, "pass": coverage, "length": 20.0, "length_right": 18.0, "k": 8, "right": "0480"}
+    figures["levels"] = {level: {"length_right": length} for level, length in (lengths or {"3": 10.0}).items()}
+    (place / one.EVALUATION).write_text(json.dumps(dict.fromkeys(("test", "beyond", "cool", "warm"), figures)))
 
 
 # --- protocol
@@ -150,23 +151,25 @@ def test_the_best_rate_needs_the_whole_grid(tmp_path) -> None:
 
 
 def test_the_width_of_the_plateau_counts_neighbours_of_the_best() -> None:
-    protocol = load()
-    rates = protocol.rates
-    assert tables.plateau(protocol, dict(zip(rates, [0.80, 0.10, 0.75, 0.80, 0.73], strict=True))) == 1  # the first of equals, alone
-    assert tables.plateau(protocol, dict(zip(rates, [0.10, 0.78, 0.75, 0.81, 0.73], strict=True))) == 4
-    assert tables.plateau(protocol, dict(zip(rates, [0.1, 0.1, 0.9, 0.2, 0.1], strict=True))) == 1
+    rates = load().rates
+    assert tables.plateau(rates, dict(zip(rates, [0.80, 0.10, 0.75, 0.80, 0.73], strict=True))) == 1  # the first of equals, alone
+    assert tables.plateau(rates, dict(zip(rates, [0.10, 0.78, 0.75, 0.81, 0.73], strict=True))) == 4
+    assert tables.plateau(rates, dict(zip(rates, [0.1, 0.1, 0.9, 0.2, 0.1], strict=True))) == 1
 
 
 def test_tables_of_known_runs(tmp_path) -> None:
     protocol = load()
+    protocol = type(protocol)(**{**vars(protocol), "chosen": {"arithmetic": {"grpo": 3e-4, "erpo": 1.7e-4}}})
     for seed, grpo, erpo in ((0, 0.50, 0.60), (1, 0.40, 0.60), (2, 0.60, 0.90)):
         kept(tmp_path, Run("arithmetic", "grpo", 3e-4, seed), grpo)
         kept(tmp_path, Run("arithmetic", "erpo", 1.7e-4, seed), erpo)
+        kept(tmp_path, Run("arithmetic", "erpo", 9e-4, seed), 0.0)  # another rate: of the plateau, not of the comparison
     kept(tmp_path, Run("bad_habits", "grpo", 3e-4, 100), 0.125)
     text = tables.markdown(protocol, tables.read(tmp_path))
     # differences .1, .2, .3: mean .2, standard deviation .1, t(2) = 4.303: half the interval is .248
     assert "| erpo, 1.7e-4 | 3 | 0.700 ± 0.173 |" in text and "+0.200 [-0.048, +0.448]" in text
     assert "| grpo | " in text and "0.125 / 0.500 (1)" in text
+    assert "| erpo |  | 0.700 / 0.500 (3) |  |  | 0.000 / 0.500 (3) |  |" in text
 
 
 def test_a_run_that_broke_down_counts_as_nothing_solved(tmp_path) -> None:

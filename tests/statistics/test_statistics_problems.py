@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpo_verl.statistics import PRIMARY, Interval, bootstrap, bootstrap_all, judge, paired_sign_flip
+from erpo_verl.statistics import (
+    PRIMARY,
+    Interval,
+    bootstrap,
+    bootstrap_all,
+    crossed_bootstrap,
+    interquartile_mean,
+    judge,
+    paired_sign_flip,
+)
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
@@ -191,3 +200,23 @@ def test_clustered_test_counts_clusters() -> None:
     assert clustered.b_better == 3
     with pytest.raises(ValueError, match="two figures a pair"):
         paired_sign_flip([1], [1, 2])
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
+    values = [9.0, 1.0, 2.0, 3.0, 4.0, -50.0, 5.0, 6.0]
+    assert interquartile_mean(values) == pytest.approx((2 + 3 + 4 + 5) / 4)
+    assert interquartile_mean([values, [1.0] * 8]).tolist() == pytest.approx([3.5, 1.0])
+
+
+def test_the_crossed_bootstrap_draws_runs_and_problems() -> None:
+    rng = np.random.default_rng(3)
+    runs, problems = rng.normal(0.1, 0.05, size=(10, 1)), rng.normal(0.0, 0.4, size=(1, 80))
+    found = crossed_bootstrap(runs + problems, lambda means: means.mean(axis=-1), seed=1)
+    # mean of a sum of independent parts: its variance is that of both means
+    spread = np.sqrt(runs.var() / 10 + problems.var() / 80)
+    assert found.value == pytest.approx(runs.mean() + problems.mean()) and found.count == 10
+    assert (found.high - found.low) / (2 * 1.96 * spread) == pytest.approx(1.0, abs=0.05)
+    assert crossed_bootstrap([[0.5, 0.25]]).low is None
+    for wrong in ([], [[]], [0.5], [[0.5, np.nan]]):
+        with pytest.raises(ValueError, match="one a run and problem"):
+            crossed_bootstrap(wrong)

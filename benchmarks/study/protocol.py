@@ -81,8 +81,8 @@ class Protocol:
                         yield from (Run(bed, arm, rate, seed) for arm in tier)
 
     def more(self, best: Mapping[tuple[str, str], float]) -> Iterator[Run]:
-        """The further pilot seeds at each arm's best rate, {(bed, arm): rate}."""
-        for (bed, arm), rate in best.items():
+        """The further pilot seeds at the best rate, {(bed, arm): rate}, of the arms among which one is chosen."""
+        for (bed, arm), rate in ((key, rate) for key, rate in best.items() if key[1] not in self.confirm["arms"]):
             yield from (Run(bed, arm, rate, seed) for seed in self.pilot["more_seeds"])
 
     def confirmation(self) -> Iterator[Run]:

@@ -146,8 +146,8 @@ def test_the_best_rate_needs_the_whole_grid(tmp_path) -> None:
     assert tables.best_rates(protocol, tables.read(tmp_path)) == {}
     kept(tmp_path, Run("arithmetic", "erpo", rates[2], 101), accuracy=0.1)
     assert tables.best_rates(protocol, tables.read(tmp_path)) == {("arithmetic", "erpo"): rates[1]}
-    more = list(protocol.more({("arithmetic", "erpo"): 3e-4}))
-    assert [run.seed for run in more] == [102]
+    more = list(protocol.more({("arithmetic", "erpo"): 3e-4, ("arithmetic", "fade_60"): 1.7e-4}))
+    assert more == [Run("arithmetic", "fade_60", 1.7e-4, 102)]
 
 
 def test_the_width_of_the_plateau_counts_neighbours_of_the_best() -> None:

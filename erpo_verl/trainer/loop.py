@@ -40,7 +40,7 @@ from erpo_verl.trainer.processes import Tally
 from erpo_verl.trainer.reward import Judge
 from erpo_verl.trainer.rollout import bypasses
 from erpo_verl.trainer.sampler import Sampler, SamplingStopped
-from erpo_verl.trainer.settings import reads_reference, reads_reference_of_equal_outcomes
+from erpo_verl.trainer.settings import changed, deciding, reads_reference, reads_reference_of_equal_outcomes
 from erpo_verl.trainer.tracking import Tracking, append_line
 from erpo_verl.trainer.update import update
 from erpo_verl.trainer.validation import validate
@@ -279,6 +279,7 @@ class Trainer:
                 "trackers": self.tracker_ids,
                 "data": dict(self.data_order),
                 "model": self.policy.start,
+                "settings": deciding(self.settings),
                 "metrics": {n: v for n, v in self.last_metrics.items() if n.startswith(("val-core/", "critic/score/"))},
             }
             checkpoint.save(
@@ -325,6 +326,8 @@ class Trainer:
                 "method that wrote it, or begin a new run from its weights"
             )
         self.credit_state = kept["state"] if kept["method"] == method.name else None
+        if self.accelerator.is_main_process and (others := changed(extra.get("settings", {}), deciding(self.settings))):
+            print(f"goes on with other settings than those of {folder}: {', '.join(others)}")
         self.resumed_from = str(folder)
         self.step, self.skipped_steps = extra["step"], extra["skipped_steps"]
         if not self.settings.trainer.val_only:

@@ -255,3 +255,19 @@ def help_text() -> str:
         inner = [replace(item, name=f"{key.name}.{item.name}") for item in own[name].settings.settings()] if name in own else [key]
         lines += [f"  {item.name} = {item.written}\n      {item.help} [{item.allowed}]" for item in inner]
     return "\n".join(lines)
+
+
+_DECIDING = ("algorithm.", "actor_rollout_ref.", "data.", "reward.")
+_NOT_DECIDING = ("actor_rollout_ref.model.path", "data.train_files", "data.val_files", "data.val_max_samples", "actor_rollout_ref.rollout.val_kwargs.", "actor_rollout_ref.actor.checkpoint.")  # fmt: skip
+
+
+def deciding(settings: DictConfig) -> dict[str, str]:
+    """What decides how a policy is trained, for a checkpoint: key -> value as text. Model and data are told apart by their content."""
+    leaves = _leaves(OmegaConf.to_container(settings))
+    return {name: str(value) for name, value in leaves if value != {} and name.startswith(_DECIDING) and not name.startswith(_NOT_DECIDING)}
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """In words, which settings are others than before; none where nothing is known of before."""
+    names = [name for name in now if before and before.get(name) != now[name]]
+    return [f"{name} was {before.get(name, 'not set')} and is {now[name]}" for name in names]

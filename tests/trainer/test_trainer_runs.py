@@ -166,8 +166,18 @@ def test_a_second_call_finds_the_run_complete(whole):
     out, arguments, _ = whole
     before = (out / "metrics.jsonl").read_bytes()
     output = run_here(other(arguments, out))
-    assert "resumed from" in output and "step 4 of 4" in output
+    assert "resumed from" in output and "step 4 of 4" in output and "other settings" not in output
     assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_at_a_resume_are_told(whole):
+    out, arguments, _ = whole
+    kept = [argument for argument in arguments if "logger" not in argument and "_data_dir" not in argument]
+    run = [*kept, "algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.optim.lr=0.5", "trainer.val_only=true"]
+    told = next(line for line in run_here(run).splitlines() if "other settings" in line)
+    assert str(out / "global_step_4") in told
+    assert "algorithm.adv_estimator was erpo and is grpo" in told and "actor_rollout_ref.actor.optim.lr was " in told and " and is 0.5" in told
+    assert told.count(" and is ") == 2
 
 
 @pytest.mark.parametrize("moment", ["after step 1", "in step 3", "writing step 2"])

@@ -85,6 +85,7 @@ def _stages(args: argparse.Namespace, protocol: Protocol, keep: Path) -> Iterabl
         yield list(protocol.wide())
     else:
         yield list(protocol.grid())
+        yield list(protocol.edges(tables.best_rates(protocol, tables.read(keep))))
         yield list(protocol.more(tables.best_rates(protocol, tables.read(keep))))
 
 

@@ -80,6 +80,14 @@ class Protocol:
                     for bed in self.pilot["beds"]:
                         yield from (Run(bed, arm, rate, seed) for arm in tier)
 
+    def edges(self, best: Mapping[tuple[str, str], float]) -> Iterator[Run]:
+        """The next rate outwards for each arm whose best one, {(bed, arm): rate}, is at an edge of the pilot's."""
+        for (bed, arm), rate in best.items():
+            for edge, step in ((min(self.pilot["rates"]), -1), (max(self.pilot["rates"]), 1)):
+                beyond = self.rates.index(edge) + step
+                if rate == edge and 0 <= beyond < len(self.rates):
+                    yield from (Run(bed, arm, self.rates[beyond], seed) for seed in self.pilot["grid_seeds"])
+
     def more(self, best: Mapping[tuple[str, str], float]) -> Iterator[Run]:
         """The further pilot seeds at the best rate, {(bed, arm): rate}, of the arms among which one is chosen."""
         for (bed, arm), rate in ((key, rate) for key, rate in best.items() if key[1] not in self.confirm["arms"]):

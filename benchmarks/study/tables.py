@@ -58,7 +58,10 @@ def one_line(folder: Path) -> str:
 
 
 def best_rates(protocol: Protocol, kept: Iterable[Kept]) -> dict[tuple[str, str], float]:
-    """(bed, arm) -> the rate with the highest mean accuracy over the pilot's grid seeds, where every rate has all of them."""
+    """(bed, arm) -> the rate with the highest mean accuracy over the pilot's grid seeds, where every rate of the pilot has all of them.
+
+    A rate next to the pilot's counts too where it was tried.
+    """
     seeds = protocol.pilot["grid_seeds"]
     found: dict[tuple[str, str, float], dict[int, float]] = defaultdict(dict)
     for k in kept:
@@ -66,9 +69,8 @@ def best_rates(protocol: Protocol, kept: Iterable[Kept]) -> dict[tuple[str, str]
             found[k.run.bed, k.run.arm, k.run.rate][k.run.seed] = k.value("accuracy")
     best = {}
     for bed, arm in dict.fromkeys((bed, arm) for bed, arm, _ in found):
-        rates = protocol.pilot["rates"]
-        means = {rate: np.mean(list(found[bed, arm, rate].values())) for rate in rates if len(found[bed, arm, rate]) == len(seeds)}
-        if len(means) == len(rates):
+        means = {rate: np.mean(list(found[bed, arm, rate].values())) for rate in protocol.rates if len(found[bed, arm, rate]) == len(seeds)}
+        if {*protocol.pilot["rates"]} <= {*means}:
             best[bed, arm] = max(means, key=means.__getitem__)
     return best
 
@@ -95,7 +97,7 @@ def markdown(protocol: Protocol, kept: Sequence[Kept]) -> str:
             pilot = [k for k in mine if k.run.seed in (*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"])]
             wide = [k for k in mine if k.run.seed in protocol.plateau["seeds"] and k.run.arm in protocol.plateau["arms"]]
             tables = [
-                *_by_rate("Pilot", protocol, protocol.pilot["rates"], pilot),
+                *_by_rate("Pilot", protocol, protocol.rates, pilot),
                 *_arms(protocol, bed, mine),
                 *(_by_rate("Plateau", protocol, protocol.rates, wide) if len({k.run.rate for k in wide}) > 1 else []),
             ]

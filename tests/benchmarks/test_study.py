@@ -142,10 +142,15 @@ def test_the_best_rate_needs_the_whole_grid(tmp_path) -> None:
         for seed in protocol.pilot["grid_seeds"]:
             if (i, seed) != (2, 101):
                 kept(tmp_path, Run("arithmetic", "erpo", rate, seed), accuracy=[0.5, 0.9, 0.3][i] + (seed - 100) * 0.01)
-    kept(tmp_path, Run("arithmetic", "erpo", protocol.rates[0], 100), accuracy=1.0)  # no rate of the pilot
     assert tables.best_rates(protocol, tables.read(tmp_path)) == {}
     kept(tmp_path, Run("arithmetic", "erpo", rates[2], 101), accuracy=0.1)
     assert tables.best_rates(protocol, tables.read(tmp_path)) == {("arithmetic", "erpo"): rates[1]}
+    kept(tmp_path, Run("arithmetic", "erpo", protocol.rates[0], 100), accuracy=1.0)  # of one seed alone: not whole
+    assert tables.best_rates(protocol, tables.read(tmp_path)) == {("arithmetic", "erpo"): rates[1]}
+    kept(tmp_path, Run("arithmetic", "erpo", protocol.rates[0], 101), accuracy=1.0)
+    assert tables.best_rates(protocol, tables.read(tmp_path)) == {("arithmetic", "erpo"): protocol.rates[0]}
+    edges = list(protocol.edges({("arithmetic", "erpo"): rates[0], ("arithmetic", "grpo"): rates[1], ("bad_habits", "erpo"): rates[2]}))
+    assert {(run.bed, run.rate) for run in edges} == {("arithmetic", 1e-4), ("bad_habits", 9e-4)} and {run.arm for run in edges} == {"erpo"}
     more = list(protocol.more({("arithmetic", "erpo"): 3e-4, ("arithmetic", "fade_60"): 1.7e-4}))
     assert more == [Run("arithmetic", "fade_60", 1.7e-4, 102)]
 

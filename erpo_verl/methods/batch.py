@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -10,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from erpo_verl.segments import Block, Groups, Moments, check_finite, pack, pool, row_moments
+from erpo_verl.packing import Block, pack
+from erpo_verl.segments import Groups, Moments, moments_of, repeat
 
 INPUTS = ("entropy", "old_log_probs", "ref_log_prob")
 """Fields of a `TokenBatch` that a method may do without."""
@@ -114,7 +116,7 @@ class TokenBatch:
         deciding = self.deciding.cpu()
         if deciding.shape != (rows,) or not ((deciding >= 0) & (deciding < rows)).all():
             raise ValueError(f"deciding must hold, for each of the {rows} rows, the number of a row")
-        groups = Groups.from_ids(self.index, deciding.device).of_row
+        groups = Groups.from_ids(self.index).of_row
         if not ((deciding[deciding] == deciding) & (groups[deciding] == groups)).all():
             raise ValueError("deciding: a row that decides must decide for itself, and for rows of its own group")
 
@@ -127,64 +129,120 @@ class TokenBatch:
         return torch.tensor([i for i, name in enumerate(ids) if name not in gone], dtype=torch.int64)
 
 
-class Packed:
-    """A batch for a method's work: valid tokens packed into blocks of rows, statistics by response and group at hand.
+class Column(Sequence[Tensor]):
+    """One number for each valid token, block by block ([n] each): made when it is asked for, the last one kept."""
 
-    Lists have one entry a block: the block's n valid tokens, one response after the other, [n] in ``dtype``. They are None where
-    the input is not given. Every number in them is finite: that is checked before the method sees them.
+    def __init__(self, blocks: Sequence[Block], take: Callable[[Block], Tensor]):
+        self._blocks, self._take = blocks, take
+        self._last: tuple[int, Tensor] | None = None
+        self.unread = set(range(len(blocks)))
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __getitem__(self, number: int) -> Tensor:
+        if self._last is None or self._last[0] != number:
+            self._last = None  # its memory goes before the next one's comes
+            self._last = number, self._take(self._blocks[number])
+            self.unread.discard(number)
+        return self._last[1]
+
+
+class Packed:
+    """A batch for a method's work: valid tokens packed into blocks of rows, statistics by group at hand.
+
+    A block holds whole groups. `Column`s have one entry a block: the block's n valid tokens, one response after the other, [n] in
+    ``dtype``, on the device of the batch; go through them block by block, and do not change them. They are None where the input is not
+    given. Every number in them is finite: that is checked before the method sees it. What is one number a row, [B], is on the CPU.
     """
 
     def __init__(self, given: TokenBatch, together: Together | None = None):
         self.given = given
         self.together = together or Alone()
         self.step = given.step
+        self._inputs = {name: tensor.contiguous() for name in INPUTS if (tensor := getattr(given, name)) is not None}
         self.dtype = torch.float32  # of the arithmetic on tokens; their sums are taken in float64
-        inputs = {name: tensor for name in INPUTS if (tensor := getattr(given, name)) is not None}
-        for tensor in (given.token_level_rewards, *inputs.values()):
+        for tensor in (given.token_level_rewards, *self._inputs.values()):
             self.dtype = torch.promote_types(self.dtype, tensor.dtype)
-        self.blocks: list[Block] = pack(given.response_mask)
-        self.entropy: list[Tensor] | None = self._take("entropy")
-        log_probs = [name for name in INPUTS[1:] if name in inputs]
-        checked = self.log_ratio if len(log_probs) == 2 else [tokens for name in log_probs for tokens in self._take(name)]
-        check_finite(inputs, [*(self.entropy or []), *(checked or [])], self.blocks)
-        self.groups = Groups.from_ids(given.index, given.token_level_rewards.device)
-        self._prepare_outcomes()
+        self.groups = Groups.from_ids(given.index)
+        # R_i: masked tokens included, as verl sums it.
+        rewards, mask, lengths = given.token_level_rewards.sum(dim=-1), given.response_mask, None
+        if mask.is_cuda:
+            rewards, lengths = self._fetched(rewards, mask)
+        self.blocks: list[Block] = pack(mask, self.groups, lengths)
+        self.tokens = sum(block.size for block in self.blocks)
+        """Number of valid tokens."""
+        self._prepare_outcomes(checked_rewards(rewards, given))
+        self._columns = {name: Column(self.blocks, self._taker(name)) for name in self._inputs}
+        self._moments: tuple[int, Moments] | None = None
 
-    def _take(self, name: str) -> list[Tensor] | None:
-        tensor = getattr(self.given, name)
-        return None if tensor is None else [block.take(tensor).to(self.dtype) for block in self.blocks]
+    def _fetched(self, rewards: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of the rewards and numbers of tokens [B] of a device on the CPU, and all inputs checked: one wait for the device."""
+        valid = mask.bool()
+        finite = [torch.where(valid, tensor, 0).sum().isfinite().double()[None] for tensor in self._inputs.values()]
+        found = torch.cat([rewards.double(), valid.sum(dim=1).double(), *finite]).cpu()
+        sums, lengths, finite = found.split([len(rewards), len(rewards), len(finite)])
+        if not finite.all():
+            check_finite(self._inputs, pack(mask, self.groups, lengths.long()))
+        return sums.to(rewards.dtype), lengths.long()
 
-    @cached_property
-    def log_ratio(self) -> list[Tensor] | None:
-        """log pi_old - log pi_ref of the sampled tokens, nats; 0 in rows ``without_reference``. The method may overwrite it."""
-        old, ref = self.given.old_log_probs, self.given.ref_log_prob
-        if old is None or ref is None:
-            return None
-        if self.given.without_reference is not None:
-            ref = torch.where(self.given.without_reference[:, None], old, ref)
-        pairs = ((block.take(old), block.take(ref)) for block in self.blocks)
-        return [old.to(self.dtype) - ref.to(self.dtype) for old, ref in pairs]
+    def _taker(self, name: str) -> Callable[[Block], Tensor]:
+        return lambda block: self._checked(block.take(self._inputs[name]).to(self.dtype), block)
 
-    @cached_property
-    def old_log_probs(self) -> list[Tensor] | None:
+    def _checked(self, tokens: Tensor, block: Block) -> Tensor:
+        """The tokens; on the CPU after a look for NaN and inf, which make the sum so."""
+        if not tokens.is_cuda and not math.isfinite(tokens.sum().item()):
+            check_finite(self._inputs, [block])
+        return tokens
+
+    def check_unread(self) -> None:
+        """Raises as `check_finite` for blocks of inputs that the method did not look at."""
+        looked_at = () if self.log_ratio is None else INPUTS[1:]
+        for name, column in self._columns.items():
+            other = self.log_ratio.unread if name in looked_at else column.unread
+            for number in sorted(column.unread & other):
+                column[number]
+
+    @property
+    def entropy(self) -> Column | None:
+        """H, nats."""
+        return self._columns.get("entropy")
+
+    @property
+    def old_log_probs(self) -> Column | None:
         """log pi_old of the sampled tokens, nats."""
-        return self._take("old_log_probs")
+        return self._columns.get("old_log_probs")
+
+    @cached_property
+    def log_ratio(self) -> Column | None:
+        """log pi_old - log pi_ref of the sampled tokens, nats; 0 in rows ``without_reference``."""
+        if not {"old_log_probs", "ref_log_prob"} <= self._inputs.keys():
+            return None
+        return Column(self.blocks, self._log_ratio)
+
+    def _log_ratio(self, block: Block) -> Tensor:
+        old, ref = (block.take(self._inputs[name]).to(self.dtype) for name in INPUTS[1:])
+        if self.given.without_reference is not None:
+            ref = torch.where(block.spread(self.given.without_reference), old, ref)
+        return self._checked(old - ref, block)
 
     @cached_property
     def lengths(self) -> Tensor:
         """[B] int64, T_i: valid tokens of each row."""
-        return torch.cat([block.lengths for block in self.blocks])
+        lengths = torch.empty_like(self.groups.of_row)
+        for block in self.blocks:
+            lengths[block.rows] = block.lengths.cpu()
+        return lengths
 
     # --- outcomes
 
-    def _prepare_outcomes(self) -> None:
-        R = response_rewards(self.given.token_level_rewards, self.given.response_mask)
+    def _prepare_outcomes(self, R: Tensor) -> None:
         deciding = self.given.deciding
         self._share = None
         self._deciders, self._decided = R, self.groups
         if deciding is not None:
-            rows, self._share = deciding.to(R.device).unique(return_inverse=True)
-            self._deciders, self._decided = R[rows], Groups.from_ids(self.groups.of_row[rows], R.device)
+            rows, self._share = deciding.cpu().unique(return_inverse=True)
+            self._deciders, self._decided = R[rows], Groups.from_ids(self.groups.of_row[rows])
         self.R = self.by_outcome(lambda R, groups: R)
         """[B], outcome of each row's session, in the dtype of the rewards."""
         self.zero_variance = self.by_outcome(equal_outcomes)
@@ -207,44 +265,42 @@ class Packed:
     # --- entropy
 
     @cached_property
-    def _row_entropy(self) -> Moments:
-        return row_moments(self.blocks, self.entropy)
-
-    @cached_property
     def mean_entropy(self) -> float:
         """Mean entropy of the step's valid tokens, nats: their sum over their count. NaN without a token."""
         if self.given.mean_entropy is not None:
             return self.given.mean_entropy
-        moments = self._row_entropy
-        return ((moments.mean * moments.count).sum() / moments.count.sum()).item()
+        total = torch.stack([H.sum(dtype=torch.float64) for H in self.entropy]).sum().item()
+        return total / self.tokens if self.tokens else math.nan
 
-    @cached_property
-    def group_entropy(self) -> tuple[Tensor, Tensor]:
-        """For each row, mean and population standard deviation of the entropies of its group's valid tokens, [B] each."""
-        return by_group(pool(self._row_entropy, self.groups), self.groups, self.dtype)
+    def group_entropy(self, number: int) -> Moments:
+        """Moments [g] of the entropies of the valid tokens of each group of block ``number``."""
+        if self._moments is None or self._moments[0] != number:
+            self._moments = number, moments_of(self.entropy[number], self.blocks[number].group_lengths)
+        return self._moments[1]
 
     def z(self, number: int) -> Tensor:
         """[n] of block ``number``: z = (H - mu) / (sigma + eps), the entropy in standard deviations from its group's mean."""
-        return standardised(self.entropy[number], self.blocks[number], *self.group_entropy)
+        return standardised(self.entropy[number], self.group_entropy(number), self.blocks[number].group_lengths)
 
 
-def by_group(moments: Moments, groups: Groups, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each row's group, [B, ...], from moments [G, ...]."""
-    return tuple(x.to(dtype)[groups.of_row] for x in (moments.mean, moments.std))
+def standardised(values: Tensor, moments: Moments, lengths: Tensor, of_run: Tensor | None = None, least: float = 0.0) -> Tensor:
+    """(values - mu) / (max(sigma, least) + eps), [n], for each run of ``lengths`` consecutive values.
+
+    Args:
+        of_run: whose moments are each run's (along their first dimension); None: each run has its own.
+    """
+    table = torch.stack([moments.mean, 1 / (moments.std.clamp(min=least) + EPS)]).to(values.dtype)
+    table = table if of_run is None else table[:, of_run]
+    mu, scale = (repeat(x.reshape(-1), lengths.reshape(-1), len(values)) for x in table)
+    return torch.sub(values, mu, out=mu).mul_(scale)
 
 
-def standardised(values: Tensor, block: Block, mu: Tensor, sigma: Tensor) -> Tensor:
-    """(values - mu) / (sigma + eps), [n] of a block; ``mu`` and ``sigma`` [B] or [B, K]."""
-    return (values - block.spread(mu)).div_(block.spread(sigma + EPS))
-
-
-def response_rewards(token_level_rewards: Tensor, response_mask: Tensor) -> Tensor:
-    """R_i [B]: the sum of each row, masked tokens included, as verl sums it. NaN and inf at masked tokens count as 0."""
-    R = token_level_rewards.sum(dim=-1)
+def checked_rewards(R: Tensor, given: TokenBatch) -> Tensor:
+    """R [B] on the CPU; NaN and inf at masked tokens count as 0. ValueError, which names row and column, for one at a valid token."""
     broken = (~R.isfinite()).nonzero().squeeze(1)
     if len(broken):
-        rows = token_level_rewards[broken]
-        rows = torch.where(response_mask[broken].bool() | rows.isfinite(), rows, 0)
+        rows, valid = (x[broken.to(x.device)].cpu() for x in (given.token_level_rewards, given.response_mask))
+        rows = torch.where(valid.bool() | rows.isfinite(), rows, 0)
         R[broken] = rows.sum(dim=-1)
         bad = (~rows.isfinite()).nonzero().tolist()
         if bad:
@@ -255,6 +311,23 @@ def response_rewards(token_level_rewards: Tensor, response_mask: Tensor) -> Tens
         if not R.isfinite().all():
             raise ValueError(f"the sum of token_level_rewards is too large for {R.dtype} in row {int(broken[0])}")
     return R
+
+
+def check_finite(inputs: Mapping[str, Tensor], blocks: Sequence[Block]) -> None:
+    """ValueError that names the input [B, T], the row and the token if a valid token's value is NaN or inf.
+
+    To be called when a sum is not finite; finite values may overflow one, then nothing is wrong.
+    """
+    for name, tensor in inputs.items():
+        for block in blocks:
+            tokens = block.take(tensor)
+            bad = (~tokens.isfinite()).nonzero().squeeze(1).tolist()
+            if bad:
+                row, column, position = (int(x[bad[0]]) for x in (block.row, block.column, block.position))
+                raise ValueError(
+                    f"{name} is {tokens[bad[0]].item()} at row {row}, column {column} "
+                    f"(valid token {position} of the response)"
+                )
 
 
 def equal_outcomes(R: Tensor, groups: Groups) -> Tensor:

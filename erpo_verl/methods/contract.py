@@ -180,7 +180,7 @@ def diagnosed(batch: TokenBatch, advantages: torch.Tensor, *, keep_tokens: bool 
     out = Writer(Packed(given), keep_tokens)
     out.alive = (part != 0).any(dim=-1)
     for number, block in enumerate(out.batch.blocks):
-        out.put(number, block.take(part).to(out.batch.dtype))
+        out.put(number, block.take(part.contiguous()).to(out.batch.dtype))
     found = out.result(0.5)
     tokens = found.tokens if kept is None or found.tokens is None else replace(found.tokens, row=kept.to(found.tokens.row.device)[found.tokens.row])
     return Credit(advantages, {**found.metrics, f"{PREFIX}left_out_responses/mean": share}, tokens)

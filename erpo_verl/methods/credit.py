@@ -102,8 +102,9 @@ class Writer:
         self.advantages = zeros_like(rewards)
         self._diagnostics = Diagnostics(self.batch)
         self._tally = Tally()
-        self._of_batch: dict[str, float] = {}
+        self._of_batch: dict[str, Tensor] = {}
         self._pooled: Pooled | None = None
+        self._sample: Tensor | None = None
         self._kept: list[dict[str, Tensor | None]] = []
 
     def put(
@@ -121,11 +122,11 @@ class Writer:
         z = quantities.pop("z", None)
         z = batch.z(number) if z is None and H is not None else z
         if len(advantages):
-            self._tally.add({**self._diagnostics.sums(advantages, H, z), **(sums or {})})
+            self._tally.add({**self._diagnostics.sums(number, advantages, H, z), **(sums or {})})
         if self.keep_tokens:
             self._kept.append({"advantages": advantages, "entropy": H, "z": z, **quantities})
 
-    def add(self, **sums: float) -> None:
+    def add(self, **sums: Tensor) -> None:
         """Takes sums over the batch that belong to no block, to be read from ``pooled``; before that is read."""
         self._of_batch |= sums
 
@@ -133,29 +134,38 @@ class Writer:
     def pooled(self) -> Pooled:
         """The ``sums`` of all blocks and of the batch, and ``tokens``, their number; after the last ``put``."""
         if self._pooled is None:
-            self._pooled = Pooled(self.batch.together.pool(self._tally.pooled() | self._of_batch))
+            found, self._sample = self._tally.pooled(self._of_batch, self._diagnostics.sample())
+            self._pooled = Pooled(self.batch.together.pool(found | {"tokens": float(self.batch.tokens)}))
         return self._pooled
 
     @staticmethod
     def of_nothing(together: Together, with_entropy: bool) -> None:
         """Takes part in the calls of processes that have rows, as one that has none."""
-        if with_entropy:
-            together.cat(torch.empty(0))
         together.pool({})
+        if with_entropy:
+            together.cat(torch.empty(0, 3, dtype=torch.float64))
         together.pool({})
 
     def result(self, right_above: float) -> Credit:
         """Everything, after the method has ended."""
+        self.batch.check_unread()
         outcome = self.batch.R.new_zeros(len(self.batch.R)) if self.outcome is None else self.outcome
         alive = outcome != 0 if self.alive is None else self.alive
-        metrics = self._diagnostics.result(self.pooled, alive, right_above) | self.metrics
+        pooled = self.pooled
+        metrics = self._diagnostics.result(pooled, self._sample, alive, right_above) | self.metrics
         tokens = self._tokens(outcome) if self.keep_tokens else None
-        return Credit(self.advantages, metrics, tokens, outcome, self.state)
+        return Credit(self.advantages, metrics, tokens, outcome.to(self.advantages.device), self.state)
 
     def _tokens(self, outcome: Tensor) -> Tokens:
+        """Of all blocks, in the order of the rows."""
         blocks = self.batch.blocks
-        places = (torch.cat([getattr(block, name) for block in blocks]) for name in ("row", "column", "position"))
-        columns = {name: [part[name] for part in self._kept] for name in self._kept[0]}
-        joined = {name: None if parts[0] is None else torch.cat(parts) for name, parts in columns.items()}
-        spread = torch.cat([block.spread(outcome.to(self.batch.dtype)) for block in blocks])
-        return Tokens(*places, spread, joined.pop("advantages"), joined)
+        parts = [
+            {
+                "row": block.row, "column": block.column, "position": block.position, "outcome": block.spread(outcome.to(self.batch.dtype)), **kept,
+            }
+            for block, kept in zip(blocks, self._kept, strict=True)
+        ]  # fmt: skip
+        joined = {name: None if x is None else torch.cat([part[name] for part in parts]) for name, x in parts[0].items()}
+        order = joined["row"].argsort(stable=True)
+        joined = {name: None if x is None else x[order] for name, x in joined.items()}
+        return Tokens(**{name: joined.pop(name) for name in ("row", "column", "position", "outcome", "advantages")}, quantities=joined)

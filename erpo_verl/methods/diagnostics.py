@@ -6,19 +6,20 @@ every step for the same inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from erpo_verl.methods.batch import Packed
 from erpo_verl.methods.declarations import Metric
-from erpo_verl.segments import even_sample
 
 PREFIX = "erpo/"
 
-# The stricter pivots: the fifth of the batch's tokens with the largest z.
+# The stricter pivots: the fifth of the batch's tokens with the largest z. They are looked for in an even sample of about this many tokens,
+# which is all of them in a small batch.
 TOP_QUANTILE = 0.8
+SAMPLE = 1 << 13
 
 _SHARE = "0 to 1"
 METRICS = (
@@ -52,7 +53,8 @@ METRICS = (
         "Share of pivots", "of advantage",
     ),
     Metric(
-        "erpo/top_cdp_z/mean", "z above which a token is a top pivot: the 0.8 quantile of z over an even sample of the batch's tokens",
+        "erpo/top_cdp_z/mean", "z above which a token is a top pivot: the 0.8 quantile of z, over an even sample of the batch's tokens (some "
+        "8,192 of them), as are the next two",
         "standard deviations", "[here]",
     ),
     Metric("erpo/top_cdp_entropy/mean", "mean entropy of top pivots", "nats, >= 0", "[here]", "Entropy of top pivots"),
@@ -62,7 +64,7 @@ METRICS = (
 
 
 class Tally:
-    """Sums over a batch's tokens, gathered block by block and brought to Python at once."""
+    """Sums over a batch's tokens, gathered block by block."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -73,14 +75,16 @@ class Tally:
         self._names = list(found)
         self._added.append(torch.stack(list(found.values())))
 
-    def pooled(self) -> Pooled:
-        """Every name over all blocks."""
+    def pooled(self, of_batch: Mapping[str, Tensor], sample: Tensor | None) -> tuple[Pooled, Tensor | None]:
+        """Every name over all blocks, and the ``sample`` on the CPU, float64: all that a device has found is fetched at once."""
+        parts = [*self._added, *(x[None] for x in of_batch.values()), *([] if sample is None else [sample.reshape(-1)])]
+        fetched = torch.cat([part.double() for part in parts]).cpu() if parts else torch.empty(0)
+        rows, rest = len(self._added), len(self._added) * len(self._names)
         pooled = Pooled()
-        if self._added:
-            for name, column in zip(self._names, torch.stack(self._added).T.tolist(), strict=True):
-                reduction = name.rpartition(" ")[2]
-                pooled[name] = {"min": min, "max": max}.get(reduction, sum)(column)
-        return pooled
+        for name, column in zip(self._names, fetched[:rest].view(rows, -1).T.tolist() if rows else (), strict=True):
+            pooled[name] = {"min": min, "max": max}.get(name.rpartition(" ")[2], sum)(column)
+        pooled |= dict(zip(of_batch, fetched[rest : rest + len(of_batch)].tolist(), strict=True))
+        return pooled, None if sample is None else fetched[rest + len(of_batch) :].view(sample.shape)
 
 
 class Pooled(dict[str, float]):
@@ -111,67 +115,78 @@ def top_quantile(values: Tensor) -> Tensor:
     return values.kthvalue(int(TOP_QUANTILE * (len(values) - 1)) + 1).values
 
 
-def as_numbers(compare: Callable[..., Tensor], values: Tensor, threshold: float | Tensor) -> Tensor:
-    """A comparison as 0.0 and 1.0, at once: on a CPU that takes a fifth of the time of a bool tensor made into floats."""
-    return compare(values, threshold, out=torch.empty_like(values))
-
-
 class Diagnostics:
     """The metrics of one batch: ``sums`` for each block of tokens, then ``result``."""
 
     def __init__(self, batch: Packed):
         self.batch = batch
-        self.top_z: Tensor | None = None  # z of the stricter pivots is above this
-        if batch.entropy is not None:
-            H, rows = even_sample(batch.entropy, batch.blocks)
-            mu, sigma = batch.group_entropy
-            self.top_z = top_quantile(batch.together.cat((H - mu[rows]) / (sigma[rows] + 1e-6)))
+        self._every, self._seen = max(1, -(-batch.tokens // SAMPLE)), 0  # each how many-th token is in the sample; tokens so far
+        self._sample: list[Tensor] = []
+        self._memory: list[Tensor | None] = [None, None]
 
-    def sums(self, advantages: Tensor, H: Tensor | None, z: Tensor | None) -> dict[str, Tensor]:
-        """What a block's tokens [n] (one or more) add to the batch's."""
-        size = advantages.abs()
-        found = {
-            "advantage": advantages.sum(), "|advantage|": size.sum(), "|advantage| max": size.amax(), "tokens": size.new_tensor(len(size)),
-        }  # fmt: skip
+    def sums(self, number: int, advantages: Tensor, H: Tensor | None, z: Tensor | None) -> dict[str, Tensor]:
+        """What the tokens [n] (one or more) of block ``number`` add to the batch's."""
+        size = torch.abs(advantages, out=self._scratch(0, advantages))
+        found = {"advantage": advantages.sum(), "|advantage|": size.sum(), "|advantage| max": size.amax()}
         if z is not None:
-            for name, threshold in (("pivots", 0.0), ("top pivots", self.top_z)):
-                chosen = as_numbers(torch.gt, z, threshold)
-                found |= {name: chosen.sum(), f"{name} H": torch.dot(chosen, H), f"{name} |advantage|": torch.dot(chosen, size)}
-            found["H"] = H.sum()
+            # As 0.0 and 1.0 at once: on a CPU that takes a fifth of the time of a bool tensor made into floats.
+            chosen = torch.gt(z, 0.0, out=self._scratch(1, z))
+            found |= {"pivots": chosen.sum(), "pivots H": torch.dot(chosen, H), "pivots |advantage|": torch.dot(chosen, size)}
+            found["H"] = self.batch.group_entropy(number).total.sum().to(size.dtype)
+            picked = slice(-self._seen % self._every, None, self._every)
+            self._sample.append(torch.stack([x[picked] for x in (z, H, size)], dim=1))
+            self._seen += len(size)
         return found
 
-    def result(self, pooled: Pooled, alive: Tensor, right_above: float) -> dict[str, float]:
+    def _scratch(self, number: int, like: Tensor) -> Tensor:
+        """[n] to be written to, the same memory for every block."""
+        memory = self._memory[number]
+        if memory is None or len(memory) < len(like) or memory.dtype != like.dtype:
+            self._memory[number] = torch.empty_like(like)
+        return self._memory[number][: len(like)]
+
+    def sample(self) -> Tensor | None:
+        """[m, 3] z, entropy and size of the advantage of an even sample of the tokens put so far; None without entropies."""
+        if self.batch.entropy is None:
+            return None
+        return torch.cat(self._sample) if self._sample else torch.empty(0, 3)
+
+    def result(self, pooled: Pooled, sample: Tensor | None, alive: Tensor, right_above: float) -> dict[str, float]:
         """All of `METRICS` but ``left_out_responses``.
 
         Args:
             pooled: the batch's sums.
+            sample: as `sample` makes it, on the CPU.
             alive: [B] bool, responses that carry a gradient.
             right_above: a response is right if its outcome R_i is above this.
         """
-        metrics = self._responses(alive, right_above)
         tokens, mass = pooled["tokens"], pooled["|advantage|"]
-        metrics |= {
+        metrics = {
             "advantage/mean": pooled.mean("advantage"),
             "advantage_abs/mean": pooled.mean("|advantage|"),
             "advantage_abs/max": pooled["|advantage| max"],
         }
-        if self.top_z is not None:
+        if sample is not None:
+            z, H, size = self.batch.together.cat(sample).T
+            threshold = top_quantile(z)
+            top = z > threshold
             metrics |= {
                 "cdp_share/mean": pooled.mean("pivots"),
                 "cdp_entropy/mean": pooled.mean("pivots H", "pivots"),
                 "non_cdp_entropy/mean": ratio(pooled["H"] - pooled["pivots H"], tokens - pooled["pivots"]),
                 "cdp_advantage_share/mean": ratio(pooled["pivots |advantage|"], mass),
-                "top_cdp_z/mean": float(self.top_z),
-                "top_cdp_entropy/mean": pooled.mean("top pivots H", "top pivots"),
-                "top_cdp_advantage_share/mean": ratio(pooled["top pivots |advantage|"], mass),
+                "top_cdp_z/mean": float(threshold),
+                "top_cdp_entropy/mean": float(H[top].mean()),
+                "top_cdp_advantage_share/mean": ratio(float(size[top].sum()), float(size.sum())),
             }
+        metrics |= self._responses(alive, right_above)
         return {PREFIX + name: value for name, value in metrics.items()}
 
     def _responses(self, alive: Tensor, right_above: float) -> dict[str, float]:
         batch = self.batch
         right = torch.gt(batch.R, right_above)
-        share_right = batch.groups.means(right).cpu().numpy()
-        right, lengths, equal, alive = (x.cpu().numpy() for x in (right, batch.lengths, batch.zero_variance, alive))
+        share_right = batch.groups.means(right).numpy()
+        right, lengths, equal, alive = (x.numpy() for x in (right, batch.lengths, batch.zero_variance, alive.cpu()))
         sums = {
             "groups": len(share_right), "all right": (share_right == 1).sum(), "all wrong": (share_right == 0).sum(),
             "mixed": ((share_right > 0) & (share_right < 1)).sum(), "responses": len(right), "right": right.sum(),

@@ -12,204 +12,27 @@ same authors' EP-GRPO, arXiv 2605.04960; [here] this project's own choice. Neith
 responses to one prompt. All is computed without gradient, from the policy as it was before the update. From the gate on, tokens are
 packed: the n valid tokens of a block of rows, one after the other.
 
-The file: settings, the equations, what is declared for metrics and pages, the public function.
+Settings are declared in `erpo_settings.py`, metrics and per-token quantities in `erpo_metrics.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from erpo_verl.methods.batch import EPS, Packed, TokenBatch, by_group, standardised
-from erpo_verl.methods.contract import Credit, Method, Metric, Quantity, Writer
-from erpo_verl.methods.diagnostics import as_numbers
+from erpo_verl.methods.batch import Packed, TokenBatch, standardised
+from erpo_verl.methods.contract import Credit, Method, Writer
+from erpo_verl.methods.erpo_metrics import METRICS, TOKENS, metrics, sums_of_block, sums_of_buckets
+from erpo_verl.methods.erpo_settings import PREFIX, BucketsConfig, ErpoConfig, GateConfig, needs
 from erpo_verl.methods.grpo import outcome_advantage
-from erpo_verl.methods.strength import StrengthSettings
-from erpo_verl.segments import Block, Groups, Moments, cut, pool, row_moments, segment_moments
-from erpo_verl.settings import Settings, section, setting
+from erpo_verl.packing import Block
+from erpo_verl.segments import Groups, Moments, joined, moments_of, pool
 
-PREFIX = "algorithm.erpo."
-
-# --- Settings ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class GateConfig(Settings, prefix=PREFIX + "gate."):
-    """Entropy-aware gate W (eq. 8)."""
-
-    enable: bool = setting(
-        True, bool, "Weight tokens by their entropy; false sets W = 1 everywhere, also inside Psi.", "[here] ablation"
-    )
-    gamma: float = setting(
-        5.0, float, "Steepness of the gate, W = sigmoid(gamma z); 0 gives W = 0.5 everywhere.", "[E] eq. 8", at_least=0
-    )
-    normalize: str = setting(
-        "none", str, "mean_one divides W by its mean over the group's valid tokens (those on which it acts), so that the gate does not change the "
-        "step size.", "[here] ablation", choices=("none", "mean_one"),
-    )  # fmt: skip
-    measure: str = setting(
-        "entropy", str, "What z standardises: the entropy H, or the surprisal -log pi_old(o_t) of the sampled token.",
-        "[E] eq. 8 (entropy); [here] ablation (surprisal)", choices=("entropy", "surprisal"),
-    )  # fmt: skip
-    side: str = setting(
-        "all", str, "On which responses the gate acts: all, or positive: those with A_i > 0 alone; W = 1 in the others.",
-        "[E] (all); [here] ablation (positive)", choices=("all", "positive"),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ProgressConfig(Settings, prefix=PREFIX + "progress."):
-    """Implicit progress s (eq. 7), its normalisation (eq. 9) and its strength in the synthesis (eq. 10)."""
-
-    enable: bool = setting(True, bool, "Add the progress term eta Psi; false is the same as eta = 0.", "[here] ablation")
-    beta: float = setting(
-        0.1, float, "Scale of s = beta (log pi_old - log pi_ref); cancels in the z-score but for min_std and eps.", "[E] eq. 7", above=0
-    )
-    eta: float = setting(0.2, float, "Strength of the progress term; 0 switches it off.", "[E] final advantage", at_least=0)
-    min_std: float = setting(
-        1e-3, float, "Floor under a bucket's standard deviation, in units of s; with beta 0.1 it counts log-ratios that spread less than 0.01 nats "
-        "as noise.", "[here] guard", at_least=0,
-    )  # fmt: skip
-    clip: float | None = setting(
-        None, float, "Limit on the size of the normalised progress; null for no limit.", "[here] guard", above=0, nullable=True
-    )
-    warmup_steps: int = setting(
-        0, int, "Steps over which eta rises linearly from 0; 0 for no warm-up.", "[EP] remark on warm-up", at_least=0
-    )
-    decay_steps: int | None = setting(
-        None, int, "Steps over which eta falls linearly to 0; null for no decay.", "[here] ablation", at_least=1, nullable=True
-    )
-    anchor: str = setting(
-        "sign", str, "What ties progress to the outcome: sgn(A_i), sgn(A_i) minus its mean over the group, or A_i itself.",
-        "[E] eq. 10 (sign); [here] (the others)", choices=("sign", "centered_sign", "advantage"),
-    )  # fmt: skip
-
-    @property
-    def active(self) -> bool:
-        """Whether the progress term can be non-zero at any step."""
-        return self.enable and self.eta > 0
-
-    def eta_at(self, step: int | None) -> float:
-        """eta at a training step, counted from 1: ``eta * min(1, step / warmup) * max(0, 1 - step / decay)``.
-
-        ``step`` may be None only where neither warm-up nor decay is set; ValueError otherwise.
-        """
-        if not self.active:
-            return 0.0
-        if self.warmup_steps == 0 and self.decay_steps is None:
-            return self.eta
-        if step is None:
-            raise ValueError(
-                f"{self.prefix}warmup_steps or decay_steps is set, so erpo_advantages needs `step` (counted from 1); "
-                "pass it, or set warmup_steps=0 and decay_steps=null"
-            )
-        if step < 0:
-            raise ValueError(f"step = {step}: must be >= 0 (training steps are counted from 1)")
-        eta = self.eta
-        if self.warmup_steps:
-            eta *= min(1.0, step / self.warmup_steps)
-        if self.decay_steps is not None:
-            eta *= max(0.0, 1.0 - step / self.decay_steps)
-        return eta
-
-
-@dataclass(frozen=True)
-class BucketsConfig(Settings, prefix=PREFIX + "buckets."):
-    """Progress windows: which tokens share the statistics of eq. 9."""
-
-    count: int = setting(10, int, "Number of buckets K along a response.", "[E] progress window", at_least=1)
-    axis: str = setting(
-        "position", str, "Progress tau of a token: its place among the response's valid tokens, or the share of the response's entropy that has "
-        "been spent by then.", "[E] (position); [EP] (cumulative_entropy)", choices=("position", "cumulative_entropy"),
-    )  # fmt: skip
-    scope: str = setting(
-        "prompt", str, "Whose tokens share a bucket's statistics: one prompt's group, or all prompts of one difficulty band.",
-        "[E] (prompt); [here] reading of the abstract (difficulty)", choices=("prompt", "difficulty"),
-    )  # fmt: skip
-    difficulty_bands: int = setting(
-        4, int, "Number of bands of the group's mean outcome; used with scope difficulty.", "[here]", at_least=1
-    )
-
-
-@dataclass(frozen=True)
-class ZeroVarianceConfig(Settings, prefix=PREFIX + "zero_variance."):
-    """What anchors the progress term in a group whose outcomes are all equal."""
-
-    rule: str = setting(
-        "zero", str, "zero: no progress term there. threshold: the anchor is sgn(R_i - threshold) there.",
-        "[E] eq. 10, sgn(0) = 0 (zero); [EP] (threshold)", choices=("zero", "threshold"),
-    )  # fmt: skip
-    threshold: float = setting(
-        0.5, float, "theta: an outcome above it counts as right, in rule threshold and in the metrics.", "[EP]; value [here]"
-    )
-
-
-@dataclass(frozen=True)
-class SynthesisConfig(Settings, prefix=PREFIX + "synthesis."):
-    """The final advantage."""
-
-    bound: float | None = setting(
-        None, float, "How far an advantage may be moved, as a fraction of |A_i|: |A^ERPO - A_i| <= bound |A_i|. Up to 1 no token's sign flips; null "
-        "for no bound.", "[here] ablation", above=0, nullable=True,
-    )  # fmt: skip
-
-
-# What a preset sets differently from the defaults above; any single setting given beside it overrides it.
-PRESETS: dict[str, dict[str, Any]] = {
-    "erpo": {},
-    "ep_grpo": {"buckets.axis": "cumulative_entropy", "zero_variance.rule": "threshold"},
-}
-
-
-@dataclass(frozen=True)
-class ErpoConfig(Settings, prefix=PREFIX, presets=PRESETS):
-    """All settings of ERPO, checked when it is made.
-
-    A section that is not given takes the preset's values; a section given as an object is taken as it is. To override
-    single settings of a preset, use ``from_mapping``.
-    """
-
-    preset: str = setting(
-        "erpo", str, "A set of settings; any single setting given beside it overrides it.", "[E], [EP]", choices=tuple(PRESETS)
-    )
-    gate: GateConfig = section(GateConfig)
-    progress: ProgressConfig = section(ProgressConfig)
-    buckets: BucketsConfig = section(BucketsConfig)
-    zero_variance: ZeroVarianceConfig = section(ZeroVarianceConfig)
-    synthesis: SynthesisConfig = section(SynthesisConfig)
-    strength: StrengthSettings = section(StrengthSettings)
-
-    @property
-    def needs_entropy(self) -> bool:
-        """Whether the settings make use of the per-token entropy."""
-        return "entropy" in needs(self)
-
-    @property
-    def needs_ref_log_prob(self) -> bool:
-        """Whether the settings make use of the old and the reference log-probabilities."""
-        return "ref_log_prob" in needs(self)
-
-
-def needs(config: ErpoConfig, step: int | None = None) -> set[str]:
-    """Inputs that the settings make use of at a step; step None: at any step."""
-    emphasis = config.strength.faded(step) > 0
-    progress = emphasis and (config.progress.active if step is None else config.progress.eta_at(step) > 0)
-    gate = emphasis and config.gate.enable
-    needed = set()
-    if (gate and config.gate.measure == "entropy") or (progress and config.buckets.axis == "cumulative_entropy"):
-        needed.add("entropy")
-    if (gate or progress) and config.strength.needs_entropy:
-        needed.add("entropy")
-    if gate and config.gate.measure == "surprisal":
-        needed.add("old_log_probs")
-    return needed | ({"old_log_probs", "ref_log_prob"} if progress else set())
-
-
-# --- The method -------------------------------------------------------------------------------------------------------
+__all__ = ["METHOD", "ErpoConfig", "erpo_advantages"]
 
 
 def compute(batch: Packed, config: ErpoConfig, out: Writer) -> None:
@@ -219,43 +42,29 @@ def compute(batch: Packed, config: ErpoConfig, out: Writer) -> None:
         strength = config.strength.at(batch)
         eta *= strength
 
-    # One value for each response: outcome and anchor.
+    # One value for each response.
     A = out.outcome = outcome_advantage(batch)
     anchor = result_anchor(A, batch, config)
     out.alive = (A != 0) | (anchor != 0) if eta > 0 else A != 0
-
-    # Statistics over groups and buckets: of the entropy, and of the progress.
-    gate = progress = cells = None
-    if config.gate.enable and Gate.values(batch, config.gate) is not None:
-        gate = Gate.fit(batch, A, config.gate, strength)
-    has_progress = config.progress.active and batch.log_ratio is not None
-    if has_progress or out.keep_tokens:
-        by_entropy = config.progress.active and config.buckets.axis == "cumulative_entropy"
-        cells = cut(batch.blocks, config.buckets.count, batch.entropy if by_entropy else None, batch.session)
-    if has_progress:
-        s = [implicit_progress(x, config.progress.beta) for x in batch.log_ratio]
-        sharing = batch.groups if config.buckets.scope == "prompt" else difficulty_bands(batch.R, batch.groups, config.buckets)
-        progress = Progress.fit(s, cells, sharing, config.progress, batch.dtype, batch.given.without_reference)
-
-    # One value for each token: gate, normalised progress, synthesis.
     A, anchor = A.to(batch.dtype), anchor.to(batch.dtype)
-    for i, block in enumerate(batch.blocks):
-        z, W = (None, None) if gate is None else gate(i)
-        s_normalised = None if progress is None else progress(s[i], cells[i])
+
+    # One value for each token.
+    gate = Gate(batch, config.gate, strength, A) if config.gate.enable and Gate.measured(batch, config.gate) is not None else None
+    progress = Progress(batch, config) if config.progress.active and batch.log_ratio is not None else None
+    for number, block in enumerate(batch.blocks):
+        z, W = (None, None) if gate is None else gate(number)
+        s, s_normalised = (None, None) if progress is None else progress(number)
         A_i, anchor_i = block.spread(A), None if progress is None else block.spread(anchor)
         A_erpo = synthesis(A_i, W, anchor_i, s_normalised, eta, config.synthesis.bound)
+
         kept = {}
         if out.keep_tokens:
-            kept = {"bucket": cells[i].bucket, "anchor": anchor_i, "gate": W, "progress": s[i] if has_progress else None}
-            kept["progress_normalised"] = s_normalised
-        sums = _sums(A_i, W, s_normalised, A_erpo, config) if len(A_i) else {}
-        if s_normalised is not None and len(A_i):
-            without = batch.given.without_reference
-            sums["s~ tokens"] = A_i.new_tensor(len(A_i)) if without is None else (block.lengths * ~without[block.rows]).sum().to(A_i.dtype)
-        out.put(i, A_erpo, z=z, sums=sums, **kept)
+            cells = buckets(batch, number, config)
+            kept = {"bucket": cells.bucket, "anchor": anchor_i, "gate": W, "progress": s, "progress_normalised": s_normalised}
+        out.put(number, A_erpo, z=z, sums=sums_of_block(A_i, W, s_normalised, A_erpo, config), **kept)
     if progress is not None:
-        out.add(**_bucket_sums(progress.moments, config))
-    out.metrics |= _metrics(config, eta, strength, out, gate is not None, progress is not None)
+        out.add(**sums_of_buckets(joined(progress.moments), config))
+    out.metrics |= metrics(config, eta, strength, out, gate is not None, progress is not None)
 
 
 # --- Gate -------------------------------------------------------------------------------------------------------------
@@ -273,44 +82,31 @@ class Gate:
     batch: Packed
     config: GateConfig
     strength: float
-    mu: Tensor  # [B], of each row's group; nats
-    sigma: Tensor  # [B]
-    acts: Tensor | None = None  # [B] bool, on which responses; None: on all
-    mean_W: Tensor | None = None  # [B]
+    A: Tensor  # [B]
 
     @staticmethod
-    def values(batch: Packed, config: GateConfig) -> list[Tensor] | None:
+    def measured(batch: Packed, config: GateConfig) -> Sequence[Tensor] | None:
         """What z standardises, up to its sign; None where it is not given (and the gate does not act)."""
         return batch.entropy if config.measure == "entropy" else batch.old_log_probs
 
-    @classmethod
-    def fit(cls, batch: Packed, A: Tensor, config: GateConfig, strength: float) -> Gate:
-        """Statistics of the group's tokens."""
-        if config.measure == "entropy":
-            mu, sigma = batch.group_entropy
-        else:
-            surprisal = (-x for x in cls.values(batch, config))
-            mu, sigma = by_group(pool(row_moments(batch.blocks, surprisal), batch.groups), batch.groups, batch.dtype)
-        gate, acts = cls(batch, config, 1.0, mu, sigma), A > 0 if config.side == "positive" else None
-        if config.normalize == "mean_one":
-            W = row_moments(batch.blocks, (gate(i)[1] for i in range(len(batch.blocks))))
-            if acts is not None:
-                W = Moments(W.count * acts, W.mean, W.deviation * acts)
-            gate = replace(gate, mean_W=by_group(pool(W, batch.groups), batch.groups, batch.dtype)[0])
-        return replace(gate, strength=strength, acts=acts)
-
     def __call__(self, number: int) -> tuple[Tensor | None, Tensor]:
         """z of the entropy [n] (None if it is not what the gate measures) and W [n] of a block."""
-        block = self.batch.blocks[number]
-        by_entropy = self.config.measure == "entropy"
-        z = self.batch.z(number) if by_entropy else standardised(-self.batch.old_log_probs[number], block, self.mu, self.sigma)
+        block, by_entropy = self.batch.blocks[number], self.config.measure == "entropy"
+        if by_entropy:
+            z = self.batch.z(number)
+        else:
+            log_p = self.batch.old_log_probs[number]
+            z = standardised(log_p, moments_of(log_p, block.group_lengths), block.group_lengths).neg_()
         W = (self.config.gamma * z).sigmoid_()
-        if self.mean_W is not None:
-            W = W.div_(block.spread(self.mean_W))
+        acts = None if self.config.side == "all" else (self.A > 0)[block.rows].to(W.device)  # [b], on which responses
+        if self.config.normalize == "mean_one":
+            moments = moments_of(W, block.lengths)
+            mean_W = pool(moments if acts is None else moments.only(acts), block.group_sizes).mean
+            W = W.div_(block.repeat(mean_W.to(W.dtype), block.group_lengths))
         if self.strength != 1:
             W = W.sub_(1).mul_(self.strength).add_(1)
-        if self.acts is not None:
-            W = torch.where(block.spread(self.acts), W, 1)
+        if acts is not None:
+            W = torch.where(block.repeat(acts, block.lengths), W, 1)
         return z if by_entropy else None, W
 
 
@@ -318,11 +114,16 @@ class Gate:
 
 
 def implicit_progress(log_ratio: Tensor, beta: float) -> Tensor:
-    """s = beta (log pi_old - log pi_ref), in beta * nats; in place. Eq. 7. Certainty: high; beta medium."""
-    return log_ratio.mul_(beta)
+    """s = beta (log pi_old - log pi_ref), in beta * nats. Eq. 7. Certainty: high; beta medium."""
+    return beta * log_ratio
 
 
-@dataclass(frozen=True)
+def buckets(batch: Packed, number: int, config: ErpoConfig) -> Block:
+    """A block cut into the progress windows k = min(floor(K tau), K - 1), tau = t / T_i. Certainty: medium-high."""
+    by_entropy = config.progress.active and config.buckets.axis == "cumulative_entropy"
+    return batch.blocks[number].cut(config.buckets.count, batch.entropy[number] if by_entropy else None, batch.session)
+
+
 class Progress:
     """Bucket normalisation s~ = (s - mu) / (max(sigma, min_std) + eps). Eq. 9. Certainty: medium-high.
 
@@ -331,27 +132,36 @@ class Progress:
     numerical noise up to unit variance.
     """
 
-    config: ProgressConfig
-    mu: Tensor  # [B, K], of each row's group
-    sigma: Tensor  # [B, K]
-    moments: Moments  # [groups or bands, K]
+    def __init__(self, batch: Packed, config: ErpoConfig):
+        self.batch, self.config = batch, config
+        self.moments: list[Moments] = []  # [g, K] of each block's groups, or [bands, K] of all
+        self.bands: Groups | None = None  # which rows share statistics across groups
+        if config.buckets.scope == "difficulty":
+            self.bands = difficulty_bands(batch.R, batch.groups, config.buckets)
+            rows = joined([self._row_moments(*self._tokens(number)) for number in range(len(batch.blocks))])
+            bands = self.bands.of_row[torch.cat([block.rows for block in batch.blocks])]
+            order, sizes = bands.argsort(stable=True).to(rows.count.device), self.bands.sizes.to(rows.count.device)
+            self.moments = [pool(rows.take(order), sizes)]
 
-    @classmethod
-    def fit(
-        cls, s: list[Tensor], blocks: list[Block], sharing: Groups, config: ProgressConfig, dtype: torch.dtype, without: Tensor | None = None
-    ) -> Progress:
-        """Statistics of the progress s ([n] of each block) by bucket, over the rows that share them; those ``without`` [B] have none."""
-        moments = segment_moments(blocks, s)
-        if without is not None:
-            moments = Moments(moments.count * ~without[:, None], moments.mean, moments.deviation * ~without[:, None])
-        moments = pool(moments, sharing)
-        return cls(config, *by_group(moments, sharing, dtype), moments)
+    def _tokens(self, number: int) -> tuple[Tensor, Block]:
+        return implicit_progress(self.batch.log_ratio[number], self.config.progress.beta), buckets(self.batch, number, self.config)
 
-    def __call__(self, s: Tensor, block: Block) -> Tensor:
-        """s~ [n] of a block's progress."""
-        s_normalised = standardised(s, block, self.mu, self.sigma.clamp(min=self.config.min_std))
-        clip = self.config.clip
-        return s_normalised if clip is None else s_normalised.clamp_(-clip, clip)
+    def _row_moments(self, s: Tensor, cells: Block) -> Moments:
+        """[b, K]; rows whose reference was not run have none."""
+        moments, without = moments_of(s, cells.bucket_lengths), self.batch.given.without_reference
+        return moments if without is None else moments.only(~without[cells.rows.to(without.device), None].to(s.device))
+
+    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
+        """s [n] and s~ [n] of a block."""
+        s, cells = self._tokens(number)
+        if self.bands is None:
+            of_row = cells.group_of_row
+            self.moments.append(pool(self._row_moments(s, cells), cells.group_sizes))
+        else:
+            of_row = self.bands.of_row[cells.rows].to(s.device)
+        s_normalised = standardised(s, self.moments[-1], cells.bucket_lengths, of_row, self.config.progress.min_std)
+        clip = self.config.progress.clip
+        return s, s_normalised if clip is None else s_normalised.clamp_(-clip, clip)
 
 
 def difficulty_bands(R: Tensor, groups: Groups, buckets: BucketsConfig) -> Groups:
@@ -391,9 +201,11 @@ def synthesis(
 
     W None stands for 1. Without s~, or with eta = 0, there is no Psi. The bound is this project's own.
     """
-    # W is common to both terms: A^ERPO = W (A + eta anchor s~).
-    inner = A if s_normalised is None or eta == 0 else torch.addcmul(A, anchor, s_normalised, value=eta)
-    A_erpo = inner if W is None else W * inner
+    if s_normalised is None or eta == 0:
+        A_erpo = A if W is None else W * A
+    else:
+        A_erpo = torch.addcmul(A, anchor, s_normalised, value=eta)  # W is common to both terms: A^ERPO = W (A + eta anchor s~)
+        A_erpo = A_erpo if W is None else A_erpo.mul_(W)
     if bound is None:
         return A_erpo
     room = bound * A.abs()
@@ -401,95 +213,6 @@ def synthesis(
 
 
 # --- What it says of itself -------------------------------------------------------------------------------------------
-
-METRICS = (
-    Metric("erpo/gate/mean", "mean of W; with `gate.normalize` mean_one about 1 by construction", "0 to 1 (none), >= 0 (mean_one)", "[E] eq. 8", "Gate"),
-    Metric("erpo/gate/min", "smallest W", "as above", "[E] eq. 8"),
-    Metric("erpo/gate/max", "largest W", "as above", "[E] eq. 8"),
-    Metric("erpo/gate_std/mean", "spread of W over tokens", ">= 0", "[E] eq. 8"),
-    Metric("erpo/eta/mean", "eta at this step, after warm-up, decay and `strength`", ">= 0", "[EP], [here]"),
-    Metric("erpo/progress/mean", "mean of s over the tokens whose reference log-probs were computed", "beta * nats", "[E] eq. 7"),
-    Metric("erpo/progress_std/mean", "spread of s over the same tokens", "beta * nats, >= 0", "[E] eq. 7"),
-    Metric(
-        "erpo/bucket_floor_share/mean", "share of the buckets that hold tokens whose standard deviation is below `progress.min_std`", "0 to 1",
-        "[here]",
-    ),
-    Metric("erpo/progress_normalised_std/mean", "spread of s~ over the same tokens; about 1 where no bucket is under the floor", ">= 0", "[E] eq. 9"),
-    Metric("erpo/progress_normalised_abs/max", "largest size of s~", ">= 0", "[E] eq. 9"),
-    Metric(
-        "erpo/progress_clip_share/mean", "share of the same tokens whose s~ is at the limit `progress.clip`; 0 without a limit", "0 to 1", "[here]"
-    ),
-    Metric(
-        "erpo/sign_flip_share/mean", "share of tokens whose A^ERPO has the opposite sign of A_i", "0 to 1", "[E] eq. 10", "Advantages turned round"
-    ),
-    Metric("erpo/bound_share/mean", "share of tokens whose advantage is held by `synthesis.bound`", "0 to 1", "[here]"),
-    Metric("erpo/strength/mean", "strength of gate and progress at this step, where a setting of `strength` is set", "0 to 1", "[here]"),
-)  # fmt: skip
-
-TOKENS = (
-    Quantity("gate", "gate", "Entropy-aware gate W, by which the outcome's advantage is multiplied.", "", "[E] eq. 8"),
-    Quantity("progress", "progress s", "Progress since the reference policy.", "beta * nats", "[E] eq. 7", signed=True, colour=False),
-    Quantity(
-        "progress_normalised", "progress", "Progress since the reference policy, normalised within its bucket (standard deviations).",
-        "standard deviations", "[E] eq. 9", signed=True,
-    ),
-    Quantity("bucket", "bucket", "Progress window of the token, counted from 0.", "", "[E] eq. 9", colour=False, whole=True),
-    Quantity("anchor", "anchor", "What ties progress to the outcome, in the place of sgn(A_i).", "", "[E] eq. 10", signed=True, colour=False),
-)  # fmt: skip
-
-
-def _sums(A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_erpo: Tensor, config: ErpoConfig) -> dict[str, Tensor]:
-    """What a block's tokens [n] add to the metrics."""
-    found = {}
-    if W is not None:
-        low, high = W.aminmax()
-        found |= {"W": W.sum(), "W^2": torch.dot(W, W), "W min": low, "W max": high}
-    if s_normalised is not None:
-        low, high = s_normalised.aminmax()
-        found |= {
-            "s~": s_normalised.sum(),
-            "s~^2": torch.dot(s_normalised, s_normalised),
-            "|s~| max": torch.maximum(-low, high),
-            "flipped": as_numbers(torch.lt, A * A_erpo, 0.0).sum(),
-        }
-        if config.progress.clip is not None:
-            found["clipped"] = as_numbers(torch.ge, s_normalised.abs(), config.progress.clip).sum()
-    if config.synthesis.bound is not None:
-        found["held"] = as_numbers(torch.ge, (A_erpo - A).abs() * (1 + EPS), config.synthesis.bound * A.abs()).sum()
-    return found
-
-
-def _bucket_sums(s: Moments, config: ErpoConfig) -> dict[str, float]:
-    """What the progress's moments by bucket add to the metrics."""
-    used = s.count > 0
-    sums = (s.count.sum(), (s.count * s.mean).sum(), (s.deviation + s.count * s.mean.square()).sum(), used.sum(), (used & (s.std < config.progress.min_std)).sum())
-    return dict(zip(("s count", "s", "s^2", "buckets", "low buckets"), (value.item() for value in sums), strict=True))
-
-
-def _metrics(config: ErpoConfig, eta: float, strength: float, out: Writer, gate: bool, progress: bool) -> dict[str, float]:
-    """The batch's metrics; ``gate``, ``progress``: whether there is one."""
-    found: dict[str, float] = {}
-    pooled = out.pooled
-    if gate:
-        found |= {"gate/mean": pooled.mean("W"), "gate/min": pooled["W min"], "gate/max": pooled["W max"], "gate_std/mean": pooled.std("W", "W^2")}
-    if config.progress.active:
-        found["eta/mean"] = eta
-    if progress:
-        found |= {
-            "progress/mean": pooled.mean("s", "s count"),
-            "progress_std/mean": pooled.std("s", "s^2", "s count"),
-            "bucket_floor_share/mean": pooled.mean("low buckets", "buckets"),
-            "progress_normalised_std/mean": pooled.std("s~", "s~^2", "s~ tokens"),
-            "progress_normalised_abs/max": pooled["|s~| max"],
-            "progress_clip_share/mean": pooled.mean("clipped", "s~ tokens"),
-            "sign_flip_share/mean": pooled.mean("flipped"),
-        }
-    if config.synthesis.bound is not None:
-        found["bound_share/mean"] = pooled.mean("held")
-    if not config.strength.always_full:
-        found["strength/mean"] = strength
-    return {f"erpo/{name}": value for name, value in found.items()}
-
 
 METHOD = Method(
     "erpo",

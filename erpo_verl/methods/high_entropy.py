@@ -46,7 +46,7 @@ def compute(batch: Packed, settings: HighEntropySettings, out: Writer) -> None:
         chosen = [threshold <= H for H in batch.entropy]
     else:
         threshold = batch.R.new_full((), float("nan"))
-        chosen = [torch.ones(len(block.flat), dtype=torch.bool, device=block.flat.device) for block in batch.blocks]
+        chosen = [torch.ones(block.size, dtype=torch.bool, device=block.lengths.device) for block in batch.blocks]
     emphasise(batch, out, chosen, weight=1.0, rest=0.0, strength=strength, mean_one=settings.normalize == "mean_one")
     out.metrics = {
         "high_entropy/chosen_share/mean": out.pooled.mean("chosen"),

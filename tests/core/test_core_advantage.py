@@ -61,11 +61,21 @@ def test_eta_follows_warm_up_and_decay(batch, step, warmup, decay):
 def test_a_batch_larger_than_one_block_is_the_same_as_its_groups_alone(monkeypatch):
     batch = random_batch(3, 40, 33, 6)
     whole = batch.advantages({"gate.normalize": "mean_one", "buckets.axis": "cumulative_entropy"})
-    monkeypatch.setattr("erpo_verl.segments._CPU_BLOCK", 100)  # three rows a block
+    monkeypatch.setattr("erpo_verl.packing._CPU_BLOCK", 100)  # a group or two
     cut = batch.advantages({"gate.normalize": "mean_one", "buckets.axis": "cumulative_entropy"}, keep_tokens=True)
     assert close(cut.advantages, whole.advantages, 1e-13)
     assert cut.metrics == pytest.approx(whole.metrics, nan_ok=True)
     assert torch.equal(cut.advantages[cut.tokens.row, cut.tokens.column], cut.tokens.advantages)
+
+
+@SOME
+@given(batches(grids=GRIDS), any_settings(), st.sampled_from([0, 3, 10**6]))
+def test_blocks_of_single_groups_equal_the_reference(batch, options, run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("erpo_verl.packing._CPU_BLOCK", 1)
+        patch.setattr("erpo_verl.packing._LONG_RUN", run)  # whether runs of tokens are copied as such
+        result = batch.advantages(options).advantages
+    assert close(result, batch.reference(options))
 
 
 # --- Invariants -------------------------------------------------------------------------------------------------------

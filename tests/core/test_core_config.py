@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erpo_verl import ErpoConfig, ErpoConfigError
-from erpo_verl.methods.erpo import GateConfig, ProgressConfig
+from erpo_verl.methods.erpo_settings import GateConfig, ProgressConfig
 from erpo_verl.settings import Setting, Settings, SettingsError, nearest, setting
 
 KEYS = [row.name for row in ErpoConfig.settings()]

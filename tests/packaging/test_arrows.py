@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = {"methods", "policy_loss", "segments", "settings"}
+CORE = {"methods", "packing", "policy_loss", "segments", "settings"}
 ENGINES = {"trainer", "verl_plugin", "verl_cpu", "evaluation", "recipes"}
 # part -> parts of erpo_verl that it never imports
 NEVER = {

@@ -194,6 +194,7 @@ def _runs_of(mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         buffer[1 : rows * wide + 1].view(rows, wide)[:, :columns].copy_(mask[start : start + rows])
         valid = buffer[: rows * wide + 1].numpy()
         np.not_equal(valid[1:], valid[:-1], out=changes[: rows * wide])
+        changes[rows * wide :] = False
         # Few positions are at an edge: looked for in words of eight positions, then in those.
         words = np.flatnonzero(changes[: -(-rows * wide // 8) * 8].view(np.uint64))
         word, place = np.nonzero(changes.reshape(-1, 8)[words])

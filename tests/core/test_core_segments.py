@@ -68,6 +68,14 @@ def test_blocks_hold_every_token_once_and_whole_groups(seed, rows, width, count,
     assert torch.equal(out, values * mask)
 
 
+def test_the_last_look_at_the_mask_may_be_shorter(monkeypatch):
+    monkeypatch.setattr(packing, "_CPU_SCAN", 27)  # three rows, then two
+    mask = torch.ones(5, 9)
+    mask[2, 4:] = mask[:, 0] = 0
+    blocks = pack(mask, Groups.from_ids([0] * 5))
+    assert torch.equal(torch.cat([block.flat for block in blocks]), mask.reshape(-1).nonzero().squeeze(1))
+
+
 @examples(50)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 6), st.sampled_from([0.0, 1.0, 100.0]))
 def test_pooled_moments_are_those_of_the_tokens(seed, rows, count, shift):

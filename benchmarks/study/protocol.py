@@ -94,18 +94,19 @@ class Protocol:
             yield from (Run(bed, arm, rate, seed) for seed in self.pilot["more_seeds"])
 
     def confirmation(self) -> Iterator[Run]:
-        """The confirmation's runs, seed by seed.
+        """The confirmation's runs, seed by seed, of the arms that have a chosen rate.
 
         Raises:
-            StudyError: the protocol names no chosen rate for an arm.
+            StudyError: the protocol names no chosen rate for an arm of the primary comparison.
         """
-        arms = list(dict.fromkeys([*self.confirm["arms"], *(arm for rates in self.chosen.values() for arm in rates)]))
-        missing = [f"{bed}/{arm}" for bed in self.chosen for arm in arms if arm not in self.chosen[bed]]
+        missing = [f"{bed}/{arm}" for bed in self.chosen for arm in self.confirm["primary"] if arm not in self.chosen[bed]]
         if not self.chosen or missing:
             raise StudyError(f"{PROTOCOL.name} names no chosen rate for {', '.join(missing) or 'any bed'}: the pilot comes first")
-        for seed in self.confirm["seeds"]:
-            for bed, rates in self.chosen.items():
-                yield from (Run(bed, arm, rates[arm], seed) for arm in arms)
+        others = list(dict.fromkeys(arm for rates in self.chosen.values() for arm in rates if arm not in self.confirm["primary"]))
+        for arms in (self.confirm["primary"], others):
+            for seed in self.confirm["seeds"]:
+                for bed, rates in self.chosen.items():
+                    yield from (Run(bed, arm, rates[arm], seed) for arm in arms if arm in rates)
 
     def wide(self) -> Iterator[Run]:
         """The arms whose plateau of learning rates is measured, at all rates."""
@@ -133,7 +134,7 @@ def load(path: Path = PROTOCOL) -> Protocol:
         protocol = Protocol(beds, *(raw[key] for key in ("arms", "rates", "pilot", "confirm", "plateau", "small", "chosen", "evaluation")))
     except (KeyError, TypeError) as error:
         raise StudyError(f"{path}: {error}") from None
-    named = {*protocol.confirm["arms"], *protocol.plateau["arms"], *protocol.small["arms"]} - {arm for tier in protocol.arms for arm in tier}
+    named = {*protocol.confirm["primary"], *protocol.confirm["arms"], *protocol.plateau["arms"], *protocol.small["arms"]} - {arm for tier in protocol.arms for arm in tier}
     if named:
         raise StudyError(f"{path}: {', '.join(sorted(named))} is not among arms")
     asked = [*protocol.chosen, protocol.small["bed"], *protocol.pilot["beds"], *protocol.plateau["beds"]]

@@ -78,6 +78,7 @@ def test_the_confirmation_needs_rates_that_were_chosen(tmp_path) -> None:
     rates = {arm: 3e-4 for arm in [*protocol.confirm["arms"], "gate_mean_one"]}
     chosen = type(protocol)(**{**vars(protocol), "chosen": {"arithmetic": rates}})
     runs = list(chosen.confirmation())
+    assert {run.arm for run in runs[:20]} == {"grpo", "erpo"} and len({run.seed for run in runs[:20]}) == 10  # the primary comparison first
     assert len(runs) == 10 * (len(protocol.confirm["arms"]) + 1)
     assert {run.arm for run in runs if run.seed == 0} == {*protocol.confirm["arms"], "gate_mean_one"}
     lacking = type(protocol)(**{**vars(protocol), "chosen": {"arithmetic": rates, "bad_habits": {"grpo": 3e-4}}})

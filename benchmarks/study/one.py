@@ -214,7 +214,9 @@ def _keep(run: Run, folder: Path, kept: Path, figures: dict[str, Any]) -> None:
     try:
         record = json.loads((folder / RECORD).read_text())
         record |= {"arm": run.label, "seed": run.seed, "study": {"bed": run.bed, "arm": run.arm, "rate": run.rate, "commit": commit()}}
-        (partial / RECORD).write_text(json.dumps(record, separators=(",", ":")) + "\n")
+        # Where the run was made is nobody's business and not the same elsewhere: paths are told as below the default of --work.
+        told = json.dumps(record, separators=(",", ":")).replace(str(folder.parents[2]), "outputs/study")
+        (partial / RECORD).write_text(told + "\n")
         (partial / METRICS).write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in thinned(_lines(folder))))
         (partial / EVALUATION).write_text(json.dumps(figures, indent=1) + "\n")
         os.replace(partial, kept)

@@ -221,6 +221,7 @@ def test_a_run_from_the_start_policy_to_what_is_kept(tmp_path, monkeypatch) -> N
     assert [path.name for path in folder.parent.iterdir()] == [run.name]
     found = read_run(folder)
     assert (found.arm, found.seed) == ("erpo-lr3e-4", 5)
+    assert str(tmp_path) not in (folder / one.RECORD).read_text() and '"outputs/study/arithmetic/start-5"' in (folder / one.RECORD).read_text()
     figures = json.loads((folder / one.EVALUATION).read_text())
     lines = [json.loads(line) for line in (tmp_path / "work/arithmetic/runs" / run.name / one.METRICS).read_text().splitlines()]
     assert figures["generated_tokens"] == pytest.approx(one._generated(lines)[-1])

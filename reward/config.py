@@ -43,7 +43,7 @@ class RewardConfig(Settings, error=RewardConfigError):
         "boxed", "marked", "any", help="boxed: \\boxed{} alone; marked: only 'Answer: 7' and the like; any: a box, else what is marked"
     )
     several_boxes: str = _choice(
-        "auto", "last", "same", "join", help="auto: the last; of boxes side by side all, which is right where the gold is a list"
+        "auto", "last", help="auto: the last; of boxes side by side all, which is right where the gold is a list"
     )
     unclosed_think: str = _choice("zero", "ignore", help="a <think> that is never closed: score 0, or read on")
     require_think: bool = _flag(False, "a response without </think> scores 0 (the template opened <think>)")
@@ -97,9 +97,12 @@ class RewardConfig(Settings, error=RewardConfigError):
         if self.overlong_buffer > self.overlong_limit:
             yield "overlong_buffer must not exceed overlong_limit"
 
+    def policy(self) -> dict[str, Any]:
+        """What the workers need of it: the settings that decide what is right."""
+        return {name: getattr(self, name) for name in _POLICY_FIELDS}
 
-# What the workers need of the configuration.
-POLICY_FIELDS = (
+
+_POLICY_FIELDS = (
     "tasks", "chains", "units", "counted_nouns", "percent", "bases", "lists", "tuple_brackets", "relations", "approximations", "rel_tol",
     "max_digits", "max_exponent",
 )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .config import POLICY_FIELDS, RewardConfig
+from .config import RewardConfig
 from .plain import read_number
 from .pool import PoolSettings, shared_pool
 from .scanner import find_boxes, join_adjacent, unwrap
@@ -83,7 +83,6 @@ def check_golds(rows: Iterable[Any], config: RewardConfig | None = None) -> list
         RewardSetupError: the workers cannot be started.
     """
     config = config or RewardConfig()
-    policy = {name: getattr(config, name) for name in POLICY_FIELDS}
     pool = None
     problems: dict[int, GoldProblem] = {}
     waiting = []
@@ -99,7 +98,7 @@ def check_golds(rows: Iterable[Any], config: RewardConfig | None = None) -> list
             elif read_number(text) is None:
                 if pool is None:
                     pool = shared_pool(PoolSettings(**{item.name: getattr(config, item.name) for item in fields(PoolSettings)}))
-                waiting.append((place, gold, pool.submit({"op": "read", "gold": text, "policy": policy})))
+                waiting.append((place, gold, pool.submit({"op": "read", "gold": text, "policy": config.policy()})))
     for place, gold, future in waiting:
         reason = future.result()["reason"]
         if reason != "right":

@@ -77,6 +77,21 @@ def _tower(tokens: Tokens) -> int:
     return deepest
 
 
+def side_by_side(tokens: Tokens) -> bool:
+    """Whether two numbers stand side by side."""
+    return any(token == " " and tokens[place - 1][-1:].isdigit() for place, token in enumerate(tokens) if place)
+
+
+def as_parsed(tokens: Tokens) -> Tokens:
+    """As math-verify reads it rightly: 2(3) with the sign of the product (it takes it for 2 + 3), E_1 with another letter."""
+    out: Tokens = []
+    for place, token in enumerate(tokens):
+        if token in ("E", "e") and tokens[place + 1 : place + 2] == ["_"]:
+            token = {"E": r"\Xi", "e": r"\xi"}[token]
+        out += [r"\cdot", token] if token == "(" and out and out[-1][-1].isdigit() else [token]
+    return out
+
+
 def task_left(tokens: Tokens) -> bool:
     """Whether an integral, sum, product, limit or derivative is left to be done."""
     return any(token in _TASKS for token in tokens) or r"\frac{d}{d" in written(tokens).replace(" ", "")
@@ -139,8 +154,6 @@ def is_label(tokens: Tokens) -> bool:
         return tokens[-1] == {"[": "]", "|": "|"}[tokens[0]]
     if all(token.isalpha() and token.isupper() for token in tokens):
         return True
-    if tokens[0] == r"\frac" and re.fullmatch(r"\\frac\{d[A-Za-z]*(\^\{\d\}[A-Za-z]*)?\}\{d[A-Za-z](\^\{\d\})?\}", written(tokens).replace(" ", "")):
-        return True
     return _name(tokens) == len(tokens)
 
 
@@ -193,8 +206,6 @@ def is_quantity(tokens: Tokens) -> bool:
     names, place = set(), 0
     while place < len(tokens):
         size = _name(tokens[place:]) if not isinstance(tokens[place], Word) else 0
-        if size and tokens[place + size - 1 : place + size] == [")"] and not any(token.isdigit() for token in tokens[place : place + size]):
-            size = 1  # x(y+1) is a product
         while size and tokens[place].isupper() and tokens[place + size : place + size + 1] and tokens[place + size].isupper():
             size += 1  # AB is one length
         if size and tokens[place : place + 2] != ["e", "^"]:

@@ -17,20 +17,21 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
-from .config import POLICY_FIELDS, RewardConfig, RewardConfigError
+from .config import RewardConfig, RewardConfigError
 from .gold import gold_answers
 from .metrics import Counters
 from .plain import equal_numbers, read_number
 from .pool import PoolSettings, RewardSetupError, WorkerPool, shared_pool
-from .scanner import NOTHING_FOUND, Found, find_answer, unwrap
+from .scanner import Found, find_answer, unwrap
 from .verdict import NOT_CACHED, Reason, Verdict, as_dict
 
 _log = logging.getLogger(__name__)
 _MAX_WARNINGS = 20
 _MAX_QUESTIONS = 200  # that grouping one problem's answers may ask the workers
+_DIFFER = (Reason.WRONG, Reason.UNITS_DIFFER, Reason.CHAIN, Reason.GOLD_UNREADABLE)
 _REASONS = {reason.name.lower(): reason for reason in Reason}
 Road = Generator[Future, Any, Verdict]
 
@@ -46,7 +47,7 @@ class MathJudge:
         self._lock = threading.Lock()
         self._warnings = 0
         self._proved = False  # whether the workers have ever answered
-        self._policy = {name: getattr(self.config, name) for name in POLICY_FIELDS}
+        self._policy = self.config.policy()
         self._pool_settings = PoolSettings(**{item.name: getattr(self.config, item.name) for item in fields(PoolSettings)})
         _JUDGES.add(self)
 
@@ -79,71 +80,61 @@ class MathJudge:
 
     def score_many(self, rows: Sequence[tuple[Any, Any]]) -> list[dict[str, float | str]]:
         """The results of many (solution, gold) pairs, in order; the workers are kept busy side by side."""
-        started = time.perf_counter()
-        open_roads: list[tuple[int, Found, Generator, Future]] = []
-        results: list[dict[str, float | str] | None] = [None] * len(rows)
-        for place, (solution, gold) in enumerate(rows):
-            begun = time.perf_counter()
+        results: list[Any] = []
+        for solution, gold in rows:
+            started = time.perf_counter()
             found = self._find(solution)
             road = self._road(found, gold)
             try:
-                open_roads.append((place, found, road, next(road)))
+                results.append((found, road, next(road), solution, started))
             except StopIteration as stop:
-                results[place] = self._result(found, stop.value, solution, None, begun)
-        for place, found, road, future in open_roads:
-            results[place] = self._result(found, _drive(road, future), rows[place][0], None, started)
-        return results  # type: ignore[return-value]
+                results.append(self._result(found, stop.value, solution, None, started))
+        for place, waiting in enumerate(results):
+            if isinstance(waiting, tuple):
+                found, road, future, solution, started = waiting
+                results[place] = self._result(found, _drive(road, future), solution, None, started)
+        return results
 
     def judge(self, answer: str, gold: Any) -> Verdict:
         """The verdict on an answer that is already out of its box."""
-        return _drive(self._road(Found(unwrap(answer), None, False, True), gold))
+        return _drive(self._road(Found(unwrap(answer), None, format_ok=True), gold))
 
-    def group_answers(self, answers: Sequence[str]) -> list[int]:
-        """The class number of each answer (out of its box, or a result's `pred`): answers of one value share a number.
+    def group_answers(self, answers: Sequence[Any]) -> list[int]:
+        """The class number of each answer (out of its box, or a result's `pred`), for votes: answers of one value share a number.
 
-        Two answers are one value where either is right by the other as the gold. Classes are numbered from 0 in the order of their first
-        answers. Never raises for any text; asks the workers at most 200 times, and leaves what is then undecided in classes of its own.
+        Equality of answers is not transitive (by a gold of 50% both 50 and 0.5 are right), so that classes have representatives: the
+        different answers are gone through from short to long (of one length by the alphabet); one that is right by an earlier
+        representative as the gold joins its class, any other represents a new one. Percent signs and bases count by their value here.
+        So the classes depend neither on the order of the answers nor on their number. They are numbered from 0 in the order of their
+        first answers. Never raises for any text; asks the workers at most 200 times, and leaves what is then undecided in classes of its own.
         """
         texts = [" ".join(answer.split()) if isinstance(answer, str) else "" for answer in answers]
-        classes: dict[str, int] = {}
-        first: list[str] = []  # of each class
+        by_value = shared_judge(replace(self.config, percent="strict", bases="strict"))
+        representative: dict[str, str] = {"": ""}
         questions = 0
-        for text in texts:
-            if text in classes:
-                continue
-            for number, other in enumerate(first):
-                if not text or not other or questions >= _MAX_QUESTIONS:
-                    break
-                verdict = self.judge(text, other)
-                questions += not verdict.fast
-                if verdict.right:
-                    classes[text] = number
-                    break
-                if verdict.reason not in (Reason.WRONG, Reason.UNITS_DIFFER, Reason.CHAIN, Reason.GOLD_UNREADABLE):
-                    break  # refused or cut off, whatever it is held against
-            if text not in classes:
-                classes[text] = len(first)
-                first.append(text)
-        return [classes[text] for text in texts]
-
-    def start(self) -> None:
-        """Begins to load math-verify in the background, so that the first hard answer need not wait for it."""
-        self._pool().start()
-
-    def pool_counts(self) -> dict[str, int]:
-        """How often workers were forked, timed out, crashed, were recycled or ran out of memory so far."""
-        return dict(self._pool().counts)
+        for text in sorted(set(texts) - {""}, key=lambda text: (len(text), text)):
+            for other in dict.fromkeys(representative.values()):
+                if other and text not in representative and questions < _MAX_QUESTIONS:
+                    verdict = by_value.judge(text, other)
+                    questions += not verdict.fast
+                    if verdict.right:
+                        representative[text] = other
+                    elif verdict.reason not in _DIFFER:
+                        break  # refused or cut off, whatever it is held against
+            representative.setdefault(text, text)
+        numbers = {other: number for number, other in enumerate(dict.fromkeys(representative[text] for text in texts))}
+        return [numbers[representative[text]] for text in texts]
 
     # ---------------------------------------------------------------- the road
 
     def _find(self, solution: Any) -> Found:
         if not isinstance(solution, str):
-            return NOTHING_FOUND
+            return Found(None, Reason.BAD_INPUT)
         try:
             return find_answer(solution, self.config)
         except Exception:
             self._warn("scanning this response failed, it scores 0: %.200r", solution[-200:], exc_info=True)
-            return Found(None, Reason.FAILED, False, False)
+            return Found(None, Reason.FAILED)
 
     def _road(self, found: Found, gold: Any) -> Road:
         """The verdict on what was found in a response; whatever goes wrong here is one too."""
@@ -159,7 +150,7 @@ class MathJudge:
 
     def _golds_road(self, found: Found, gold: Any) -> Road:
         if self.config.prestart:
-            self.start()
+            self._pool().start()
         golds = [text for text in gold_answers(gold) if text.strip() and len(text) <= self.config.max_gold_chars]
         if not golds:
             self._warn("the maths reward cannot read this reference answer: %.200r", gold)
@@ -195,9 +186,9 @@ class MathJudge:
             verdict = Verdict(_REASONS.get(outcome["reason"], Reason.FAILED), outcome.get("pred", answer), fast=False)
         if verdict.reason is Reason.GOLD_UNREADABLE:
             self._warn("the maths reward cannot read this reference answer: %.200r", gold)
-        if verdict.reason not in NOT_CACHED and self.config.cache_size:
+        if verdict.reason not in NOT_CACHED:
             with self._lock:
-                self._cache[key] = Verdict(verdict.reason, verdict.pred, verdict.fast, cached=True)
+                self._cache[key] = replace(verdict, cached=True)
                 while len(self._cache) > self.config.cache_size:
                     self._cache.popitem(last=False)
         return verdict
@@ -230,13 +221,8 @@ class MathJudge:
                 return future
             future = self._pool().submit({"op": "judge", "gold": gold, "answer": answer, "policy": self._policy})
             self._in_flight[key] = future
-        future.add_done_callback(lambda done: self._landed(key, done))
+        future.add_done_callback(lambda _done: self._in_flight.pop(key, None))
         return future
-
-    def _landed(self, key: tuple[str, str], future: Future) -> None:
-        with self._lock:
-            if self._in_flight.get(key) is future:
-                del self._in_flight[key]
 
     def _pool(self) -> WorkerPool:
         return shared_pool(self._pool_settings)
@@ -248,9 +234,7 @@ class MathJudge:
 
     # ---------------------------------------------------------------- what a verdict is worth
 
-    def _result(
-        self, found: Found, verdict: Verdict, solution: Any, extra_info: Mapping | None, started: float
-    ) -> dict[str, float | str]:
+    def _result(self, found: Found, verdict: Verdict, solution: Any, extra_info: Mapping | None, started: float) -> dict[str, float | str]:
         config = self.config
         score = config.score_right if verdict.right else config.score_wrong
         if found.format_ok:
@@ -270,18 +254,15 @@ class MathJudge:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._in_flight.clear()
-        self.counters.reinit_lock()
+        self.counters.after_fork()
 
 
 def _nesting(answer: str) -> int:
     """The deepest nesting of brackets and braces."""
     depth = deepest = 0
     for char in answer:
-        if char in "{([":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "})]":
-            depth = max(0, depth - 1)
+        depth = max(0, depth + (char in "{([") - (char in "})]"))
+        deepest = max(deepest, depth)
     return deepest
 
 
@@ -291,6 +272,7 @@ def overlong_penalty(solution: Any, extra_info: Mapping | None, config: RewardCo
     Raises:
         RewardConfigError: overlong_unit is 'tokens' and extra_info holds no `response_length`.
     """
+    length = len(solution) if isinstance(solution, str) else 0
     if config.overlong_unit == "tokens":
         length = extra_info.get("response_length") if isinstance(extra_info, Mapping) else None
         if length is None:
@@ -298,8 +280,6 @@ def overlong_penalty(solution: Any, extra_info: Mapping | None, config: RewardCo
                 "overlong_unit=tokens needs extra_info['response_length']; verl does not give it: use overlong_unit=chars, "
                 "or verl's own dapo reward manager"
             )
-    else:
-        length = len(solution) if isinstance(solution, str) else 0
     over = float(length) - (config.overlong_limit - config.overlong_buffer)
     if over <= 0:
         return 0.0

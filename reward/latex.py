@@ -42,18 +42,18 @@ _DROPPED = word_set(
     \nonumber \hfill \rm \underline \uline \substack"""
 )
 _BLANKS = frozenset([*word_set(r"\, \; \: \> \quad \qquad \space \enspace \thinspace ~"), "\\ ", " ", "\t", "\n", "\r", "\\\n"])
-_TEXT = word_set(r"\text \textbf \textit \textrm \textnormal \texttt \textsf \textsc \textup \mbox \hbox \mathrm \mathsf \emph \operatorname")
+_TEXT = word_set(r"\text \textbf \textit \textrm \textnormal \texttt \textsf \textsc \textup \mbox \hbox \mathrm \mathsf \emph \operatorname \operatorname*")
 _ALPHABET = word_set(r"\mathbf \boldsymbol \bm \mathit \bold \pmb \mathnormal")
 _WITH_ARGUMENT = word_set(r"\color \textcolor \phantom \hphantom \vphantom \tag \label \hspace \vspace")
-_TRANSPARENT = word_set(r"aligned align align* gathered gather split equation equation* multlined alignedat")
+_LINES = r"aligned|align\*?|gathered|gather|split|equation\*?|multlined|alignedat"  # environments that are layout only
 _SPELLING = {
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\le": r"\leq", r"\leqslant": r"\leq", r"\ge": r"\geq",
     r"\geqslant": r"\geq", r"\ne": r"\neq", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[", r"\rbrack": "]", r"\lparen": "(",
     r"\rparen": ")", r"\times": r"\cdot", r"\ast": r"\cdot", "*": r"\cdot", r"\varnothing": r"\emptyset", r"\dots": r"\ldots",
-    r"\cdots": r"\ldots", r"\dotsc": r"\ldots", r"\%": "%", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\degree": r"^\circ",
+    r"\cdots": r"\ldots", r"\dotsc": r"\ldots", r"\%": "%", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\degree": r"^ \circ",
     r"\lt": "<", r"\gt": ">", r"\simeq": r"\approx", r"\doteq": r"\approx", r"\div": "/", r"\dbinom": r"\binom", r"\tbinom": r"\binom",
-    r"\colon": ":", r"\infin": r"\infty", r"\textdollar": r"\$", r"\textdegree": r"^\circ", r"\tg": r"\tan", r"\and": r"\land", r"\wedge": r"\land",
-    r"\langle": "(", r"\rangle": ")", r"\coloneqq": "=", r"\prime": "'", r"\mid": "|", r"\vee": r"\lor", r"\minus": "-",
+    r"\colon": ":", r"\infin": r"\infty", r"\textdollar": r"\$", r"\textdegree": r"^ \circ", r"\lg": r"\log _ { 10 }", r"\tg": r"\tan",
+    r"\langle": "(", r"\rangle": ")", r"\coloneqq": "=", r"\prime": "'", r"\mid": "|", r"\minus": "-",
     r"\epsilon": r"\varepsilon", r"\phi": r"\varphi", r"\imath": "i", r"\cdotp": r"\cdot", r"\infinity": r"\infty",
 }  # fmt: skip
 _AT_START = word_set(r"\therefore \implies \Rightarrow \rightarrow \Longrightarrow \so \to = : , ;")
@@ -78,12 +78,11 @@ def mended(text: str) -> str:
     for damage, repaired in _DAMAGE:
         text = text.replace(damage, repaired)
     text = re.sub(r"\t(?=ext|imes|heta|frac|an\b)", r"\\t", text)
-    text = re.sub(r"\r(?=ight|ho\b|angle)", r"\\r", text)
     if "matrix" in text:
         text = re.sub(r"(?<!\\)\\(?=[\d-])", r"\\\\", text)
     text = _GLUED.sub(r"\\\1 \2", text)
     text = _BARE_UNIT.sub(lambda match: rf"\text{{ {match[1]}}}" if unit_of(match[1].split()) else match[0], text)
-    return re.sub(r"^\{(\w+)\}(?=_)", r"\1", text)
+    return text
 
 
 def spelled(text: str) -> str:
@@ -99,7 +98,6 @@ def spelled(text: str) -> str:
     text = re.sub(r">\s*=", r"\\geq ", text)
     text = re.sub(r"\.\s?\.\s?\.+", r"\\ldots ", text)
     text = re.sub(r",\\! ?", ",", text)
-    text = re.sub(r"(?<!\\)\{\d{1,3}(?:,\d{3})+\}", lambda match: match[0].replace(",", ""), text)  # \frac{1}{1,000} holds no list
     if ":" in text or ".m" in text.replace(" ", "").lower():
         text = re.sub(r"(?<![A-Za-z])([apAP])\.?\s?[mM]\b\.?", lambda match: match[1].lower() + "m", text)
     if "\\\\" in text and r"\begin" not in text:
@@ -111,6 +109,14 @@ def spelled(text: str) -> str:
     return text
 
 
+def _without_lines(text: str) -> str:
+    """Without environments that only set lines, in which `&` says nothing and `\\\\` parts a list; an array is a matrix."""
+    names = _LINES if "&" in text else _LINES + "|array|cases"
+    text = re.sub(r"(\\begin) ?(\{(?:array|alignedat)\}) ?\{[^{}]*\}", r"\1\2", text)
+    text = re.sub(rf"\\(?:begin|end) ?\{{(?:{names})\}}", " ", text)
+    return re.sub(r"\\(begin|end) ?\{(?:array|([A-Za-z]+\*?))\}", lambda match: rf"\{match[1]}{{{match[2] or 'matrix'}}}", text)
+
+
 def _repeating(match: re.Match) -> str:
     """0.1\\overline{6} and 0.333... as a fraction."""
     whole, fixed, period = match[1], match[2], match[3]
@@ -120,21 +126,19 @@ def _repeating(match: re.Match) -> str:
     return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed)}}}{{{nines}}}"
 
 
-def tokens_of(text: str, trusted: bool = False) -> Tokens:
-    """The tokens of an answer; in a `trusted` text (the gold) a capitalised run such as October is a word too."""
-    raw = _TOKEN.findall(spelled(mended(text)))
+def tokens_of(text: str) -> Tokens:
+    """The tokens of an answer."""
+    raw = _TOKEN.findall(_without_lines(spelled(mended(text))))
     out: Tokens = []
     closes: list[int] = []  # depths of the braces that belong to a style and go with it
     in_text = depth = tables = index = 0
-    lines = _TRANSPARENT if "&" in text else _TRANSPARENT | {"array", "cases"}
-    in_lines = any(f"{{{name}}}" in text for name in lines)  # aligned: `&` says nothing, `\\\\` parts a list
     while index < len(raw):
         token = raw[index]
         index += 1
         if token in _WITH_ARGUMENT:
             index = _behind_group(raw, index)
             continue
-        if token in _TEXT or token in _ALPHABET or token in _DROPPED or token == r"\operatorname*":
+        if token in _TEXT or token in _ALPHABET or token in _DROPPED:
             following = index
             while following < len(raw) and raw[following] in _BLANKS:
                 following += 1
@@ -158,30 +162,14 @@ def tokens_of(text: str, trusted: bool = False) -> Tokens:
                     in_text = 0
                 continue
         if token.startswith((r"\begin", r"\end")):
-            name = token[token.index("{") + 1 : -1]
-            if name in lines:
-                index = _behind_group(raw, index) if name == "array" and token.startswith(r"\begin") else index
-                continue
-            tables += 1 if token.startswith(r"\begin") else -1
-            if name == "array":
-                name = "matrix"
-                if token.startswith(r"\begin"):
-                    index = _behind_group(raw, index)
-            token = token.split("{")[0].strip() + "{" + name + "}"
-        if tables <= 0 and (token == "\\\\" or (token == "&" and in_lines)):
-            out += [";"] if token != "&" else []
+            tables += 1 if token[1] == "b" else -1
+        elif tables <= 0 and token in ("\\\\", "&"):
+            out.append(";" if token != "&" else " ")
             continue
-        token = _SPELLING.get(token, token)
-        if token == r"^\circ":
-            out += ["^", r"\circ"]
-        elif token == r"\lg":
-            out += [r"\log", "_", "{", "10", "}"]
-        elif token[0].isalpha():
-            _add_letters(out, token, bool(in_text), trusted)
+        if token[0].isalpha():
+            _add_letters(out, token, bool(in_text))
         else:
-            out.append(token)
-    if not RELATIONS.isdisjoint(out):
-        out = [{r"\lor": "||", r"\land": "&&"}.get(token, token) for token in out]
+            out += _SPELLING.get(token, token).split()
     return _phrases(_braced(_numbers(_trimmed(out))))
 
 
@@ -195,7 +183,7 @@ def _behind_group(raw: Tokens, index: int) -> int:
     return index
 
 
-def _add_letters(out: Tokens, run: str, in_text: bool, trusted: bool) -> None:
+def _add_letters(out: Tokens, run: str, in_text: bool) -> None:
     """Appends a run of letters: as word, function, separator, percent sign, or as variables."""
     low = run.lower()
     if low in PERCENT:
@@ -208,17 +196,15 @@ def _add_letters(out: Tokens, run: str, in_text: bool, trusted: bool) -> None:
         out.append("\\" + low)
     elif not in_text and low in ("pi", "infty", "inf", "infinity", "theta"):
         out.append({"inf": r"\infty", "infinity": r"\infty"}.get(low, "\\" + low))
-    elif low.startswith("百分之"):
-        out += ["%%", *([Word(low[3:])] if low[3:] else [])]
     elif low.startswith("负"):
         out += ["-", *([Word(low[1:])] if low[1:] else [])]
     elif len(run) == 1 and run.isascii():
         before = next((token for token in reversed(out) if token != " "), "")
-        behind_number = before[-1:].isdigit() or before in ("}", ")", "/") or isinstance(before, Word)
-        out.append(Word(run) if in_text and behind_number else run)
+        is_unit = in_text and low != "e" and (before[-1:].isdigit() or before in ("}", ")", "/") or isinstance(before, Word))
+        out.append(Word(run) if is_unit else run)
     elif low in ("am", "pm") and any(token.isdigit() for token in out[-2:]):
         out.append(Word(low))
-    elif in_text or is_word(run) or (trusted and len(run) >= 3 and run[0].isupper() and run[1:].islower()):
+    elif in_text or is_word(run):
         out.append(Word(run))
     else:
         out += run

@@ -1,24 +1,26 @@
-"""Finds the answer in a response, in time linear in the response.
+"""Finds the answer in a response, in time linear in the response, which may be megabytes of whatever a model wrote.
 
-No regular expression touches the response here: it may be megabytes of whatever a model wrote. `str.find` and one pass
-over the braces do all the work; everything behind this module sees bounded text only.
+Behind this module everything sees bounded text only.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .config import RewardConfig
 from .verdict import Reason
 
-_OPENERS = ("\\boxed", "\\fbox", "\\framebox")
+# A box with its brace or with a bare run (\boxed 7), an escaped sign, a brace. No alternative can be tried again: linear.
+_NAMES = "boxed|fbox|framebox"
+_SIGN = re.compile(rf"\\(?:{_NAMES})(?![A-Za-z])[ \t\r\n]*(?:(\{{)|([^ \t\r\n$\\{{}}]*))|\\[{{}}]|\\\\(?!{_NAMES})|([{{}}])")
 # What two boxes side by side may have between them, beside signs.
 _JOINTS = (
     "\\textbf", "\\text", "\\qquad", "\\quad", "\\to", "\\rightarrow", "\\Rightarrow", "and", "either", "or", "maybe", "perhaps", "possibly",
     "probably", "alternatively", "else",
 )  # fmt: skip
-_BARE_STOP = frozenset(" \t\r\n$\\{}")
 _MARKERS = ("####", "answer is", "answer:", "answer**:", "answer:**")
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -36,41 +38,40 @@ class Found:
 
     answer: str | None
     reason: Reason | None
-    truncated: bool
-    format_ok: bool
+    truncated: bool = False
+    format_ok: bool = False
     joined: str | None = None
     hedged: bool = False
-
-
-NOTHING_FOUND = Found(None, Reason.BAD_INPUT, False, False)
 
 
 def find_answer(text: str, config: RewardConfig) -> Found:
     """The answer of the response `text` under the policy of `config`. Never raises for any string."""
     close, behind = max((text.rfind(tag), text.rfind(tag) + len(tag)) for tag in ("</think>", "</thinking>"))
-    open_ = max(text.rfind("<think>"), text.rfind("<thinking>"))
-    left_open = open_ > close
+    left_open = max(text.rfind("<think>"), text.rfind("<thinking>")) > close
     if (left_open and config.unclosed_think == "zero") or (config.require_think and close < 0):
-        return Found(None, Reason.UNCLOSED_THINK, True, False)
-    start = behind if close >= 0 else 0
-    start = max(start, len(text) - config.max_scan_chars)
+        return Found(None, Reason.UNCLOSED_THINK, True)
+    start = max(behind if close >= 0 else 0, len(text) - config.max_scan_chars)
     boxes, unclosed = find_boxes(text, start)
-    format_ok = bool(boxes) and not unclosed and not left_open
     truncated = unclosed or left_open
-
     if config.answer_forms != "boxed" and not (boxes and config.answer_forms == "any"):
         marked = _after_marker(text, start)
         if marked:
             return Found(marked, None, truncated, not left_open)
     if not boxes or config.answer_forms == "marked":
-        return Found(None, Reason.TRUNCATED if unclosed else Reason.NO_BOX, truncated, False)
-    picked, reason = _pick(text, boxes, config)
-    joined = join_adjacent(text, boxes, config.max_answer_chars) if config.several_boxes == "auto" else None
+        return Found(None, Reason.TRUNCATED if unclosed else Reason.NO_BOX, truncated)
+    format_ok = not truncated
+    limit = config.max_answer_chars
+    _begin, content, end, _after = boxes[-1]
+    # Never copy a book; the factor leaves room for blanks to strip.
+    answer = unwrap(text[content:end]) if end - content <= 2 * limit + 100 else None
+    if not answer or len(answer) > limit:
+        return Found(None, Reason.EMPTY if answer == "" else Reason.TOO_LONG, truncated, format_ok)
+    joined = join_adjacent(text, boxes, limit) if config.several_boxes == "auto" else None
     hedged = bool(joined) and "\n" not in text[boxes[-2][3] : boxes[-1][0]]
-    return Found(picked, reason, truncated, format_ok, joined, hedged)
+    return Found(answer, None, truncated, format_ok, joined, hedged)
 
 
-def find_boxes(text: str, start: int = 0) -> tuple[list[tuple[int, int, int, int]], bool]:
+def find_boxes(text: str, start: int = 0) -> tuple[list[Box], bool]:
     """All outermost closed boxes of `text[start:]`.
 
     Returns:
@@ -78,82 +79,29 @@ def find_boxes(text: str, start: int = 0) -> tuple[list[tuple[int, int, int, int
         A box inside another box is a part of the outer one. `\\boxed 7` (no braces) holds the run of characters up to
         a blank, a dollar, a backslash or a brace.
     """
-    boxes: list[tuple[int, int, int, int]] = []
+    boxes: list[Box] = []
     stack: list[tuple[int, int] | None] = []  # per open brace: (begin of the box, its content), None for a plain brace
     open_boxes = 0
     # Braces before the first box cannot matter to any box.
-    cursor = min((at for name in _OPENERS if (at := text.find(name, start)) >= 0), default=len(text))
-    base = cursor
-    # The next place of each needle at or after the cursor. Each is searched onward only once it is passed, so that all
-    # searches together read the text a constant number of times.
-    needles = ("{", "}", *_OPENERS)
-    ahead = [_find(text, needle, cursor) for needle in needles]
-    while True:
-        at = min(ahead)
-        if at >= len(text):
-            return boxes, open_boxes > 0
-        which = ahead.index(at)
-        cursor = at + 1
-        if which >= 2:
-            after = at + len(needles[which])
-            content = _skip_blanks(text, after)
-            if after < len(text) and text[after].isalpha():
-                pass  # another command, e.g. \boxedtext
-            elif content < len(text) and text[content] == "{":
-                stack.append((at, content + 1))
-                open_boxes += 1
-                cursor = content + 1
-            else:
-                end = content
-                while end < len(text) and text[end] not in _BARE_STOP:
-                    end += 1
-                if end > content and open_boxes == 0:
-                    boxes.append((at, content, end, end))
-                cursor = max(end, at + 1)
-        elif not _escaped(text, at, base):
-            if which == 0:
-                stack.append(None)
-            elif stack:
-                closed = stack.pop()
-                if closed is not None:
-                    open_boxes -= 1
-                    while boxes and boxes[-1][0] > closed[0]:
-                        boxes.pop()  # it lies inside the box that just closed
-                    boxes.append((closed[0], closed[1], at, at + 1))
-        # A run of backslashes is looked back upon by one brace only: nothing before this place is read again.
-        base = cursor
-        for index, needle in enumerate(needles):
-            if ahead[index] < cursor:
-                ahead[index] = _find(text, needle, cursor)
+    first = min((at for name in _NAMES.split("|") if (at := text.find("\\" + name, start)) >= 0), default=len(text))
+    for match in _SIGN.finditer(text, first):
+        opened, bare, brace = match.groups()
+        if opened:
+            stack.append((match.start(), match.end()))
+            open_boxes += 1
+        elif bare and not open_boxes:
+            boxes.append((match.start(), *match.span(2), match.end()))
+        elif brace == "{":
+            stack.append(None)
+        elif brace and stack and (closed := stack.pop()) is not None:
+            open_boxes -= 1
+            while boxes and boxes[-1][0] > closed[0]:
+                boxes.pop()  # it lies inside the box that just closed
+            boxes.append((*closed, match.start(), match.end()))
+    return boxes, open_boxes > 0
 
 
-def _find(text: str, needle: str, start: int) -> int:
-    """Position of the next `needle`, or the length of the text."""
-    at = text.find(needle, start)
-    return at if at >= 0 else len(text)
-
-
-def _pick(text: str, boxes: list[tuple[int, int, int, int]], config: RewardConfig) -> tuple[str | None, Reason | None]:
-    """The answer among the closed boxes, or the reason why none counts."""
-    limit = config.max_answer_chars
-    last = boxes[-1]
-    if last[2] - last[1] > 2 * limit + 100:  # never copy a book; the factor leaves room for blanks to strip
-        return None, Reason.TOO_LONG
-    answer = unwrap(text[last[1] : last[2]])
-    if config.several_boxes == "same":
-        for box in boxes[:-1]:
-            if box[2] - box[1] > 2 * limit + 100 or _squeezed(text[box[1] : box[2]]) != _squeezed(answer):
-                return None, Reason.SEVERAL_BOXES
-    elif config.several_boxes == "join":
-        answer = join_adjacent(text, boxes, limit) or answer
-    if not answer:
-        return None, Reason.EMPTY
-    if len(answer) > limit:
-        return None, Reason.TOO_LONG
-    return answer, None
-
-
-def join_adjacent(text: str, boxes: list[tuple[int, int, int, int]], limit: int) -> str | None:
+def join_adjacent(text: str, boxes: list[Box], limit: int) -> str | None:
     """The last boxes as one list, as far back as only commas, `and` and `or` part them; None where that is one answer.
 
     An answer that is said again counts once. Gives up (None) once the list is longer than `limit` characters.
@@ -167,9 +115,10 @@ def join_adjacent(text: str, boxes: list[tuple[int, int, int, int]], limit: int)
         if size > limit:
             return None
         part = unwrap(text[content:end])
-        if _squeezed(part) not in seen:
+        squeezed = "".join(part.split())
+        if squeezed not in seen:
             parts.append(part)
-        seen.add(_squeezed(part))
+        seen.add(squeezed)
         gap = begin - boxes[place - 1][3] if place else 0
         if place == 0 or gap > 60 or not _is_joint(text[begin - gap : begin]):
             break
@@ -188,10 +137,6 @@ def unwrap(answer: str) -> str:
     return answer
 
 
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
-
-
 def _is_joint(between: str) -> bool:
     """Whether the text between two boxes only lists them: signs, `and`, `or`, and words of doubt."""
     for noise in _JOINTS:
@@ -202,27 +147,9 @@ def _is_joint(between: str) -> bool:
 def _after_marker(text: str, start: int) -> str:
     """The line after the last `####`, `answer is` or `Answer:` of `text[start:]`, without markup; '' where none is."""
     tail = text[start:].lower()
-    best = -1
-    for marker in _MARKERS:
-        at = tail.rfind(marker)
-        if at >= 0:
-            best = max(best, at + len(marker))
+    best = max((at + len(marker) for marker in _MARKERS if (at := tail.rfind(marker)) >= 0), default=-1)
     # `lower` may change the length of exotic letters; then positions would not fit and no marker is trusted
     if best < 0 or len(tail) != len(text) - start:
         return ""
     line = text[start + best :].lstrip(": \t\r\n")[:4000]
     return unwrap(line.split("\n", 1)[0].strip("*. \t\r"))
-
-
-def _escaped(text: str, at: int, start: int) -> bool:
-    """Whether an odd number of backslashes stands before `at` (looking back no further than `start`)."""
-    back = at
-    while back > start and text[back - 1] == "\\":
-        back -= 1
-    return (at - back) % 2 == 1
-
-
-def _skip_blanks(text: str, start: int) -> int:
-    while start < len(text) and text[start] in " \t\r\n":
-        start += 1
-    return start

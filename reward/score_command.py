@@ -19,6 +19,7 @@ from .verdict import Reason, Verdict, as_dict
 
 HELP = "judge the responses of a JSON-lines file with the maths reward"
 _CHUNK = 256  # rows that are judged side by side
+_UNREADABLE = as_dict(Verdict(Reason.BAD_INPUT), score=0.0, truncated=False, format_ok=False, overlong_penalty=0.0, latency_s=0.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,30 +70,28 @@ def _score_file(judge: MathJudge, source: TextIO, out: TextIO, args: argparse.Na
     bad = done = read = 0
     started = time.monotonic()
     for chunk in _chunks(source):
-        rows: list[dict[str, Any] | None] = []
-        pairs: list[tuple[Any, Any]] = []
+        rows: list[tuple[dict[str, Any], bool]] = []
         for number, line in chunk:
             read += len(line)
             row, why = _row(line, args)
-            if row is None:
+            rows.append((row, not why))
+            if why:
                 bad += 1
                 print(f"erpo score: {args.input}:{number}: {why}; scored 0", file=sys.stderr)
-            rows.append(row)
-            pairs.append((row[args.response_key], row[args.gold_key]) if row is not None else (None, None))
-        readable = iter(judge.score_many([pair for row, pair in zip(rows, pairs, strict=True) if row is not None]))
-        for (_number, line), row in zip(chunk, rows, strict=True):
-            result = next(readable) if row is not None else _unreadable()
-            kept = row if row is not None else _salvaged(line)
-            out.write(json.dumps({**kept, **{args.prefix + key: value for key, value in result.items()}}) + "\n")
+        results = iter(judge.score_many([(row[args.response_key], row[args.gold_key]) for row, readable in rows if readable]))
+        for row, readable in rows:
+            result = next(results) if readable else _UNREADABLE
+            out.write(json.dumps({**row, **{args.prefix + key: value for key, value in result.items()}}) + "\n")
         done += len(chunk)
-        _progress(done, read, size, started, args)
+        if not args.quiet and sys.stderr.isatty():
+            rate = done / max(1e-9, time.monotonic() - started)
+            print(f"\r{min(1.0, read / max(1, size)):4.0%}  {done} rows  {rate:.0f}/s", end="", file=sys.stderr, flush=True)
     if not args.quiet:
         counts = judge.counters.snapshot()
-        seconds = time.monotonic() - started
         shown = ", ".join(
             f"{name} {counts.get(f'reward/{name}/mean', 0.0):.4f}" for name in ("acc", "fast_path", "no_box", "refused")
         )
-        print(f"\n{done} rows in {seconds:.1f} s, {bad} unreadable; {shown}", file=sys.stderr)
+        print(f"\n{done} rows in {time.monotonic() - started:.1f} s, {bad} unreadable; {shown}", file=sys.stderr)
     return bad
 
 
@@ -109,44 +108,21 @@ def _chunks(source: TextIO) -> Iterator[list[tuple[int, str]]]:
         yield block
 
 
-def _row(line: str, args: argparse.Namespace) -> tuple[dict[str, Any] | None, str]:
-    """(row, '') or (None, what is wrong with it)."""
+def _row(line: str, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """(row, '') or (what of it goes to the output, what is wrong with it)."""
+    lost = {"unreadable_line": line.rstrip("\n")[:1000]}
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return None, f"no JSON ({str(error)[:80]})"
+        return lost, f"no JSON ({str(error)[:80]})"
     if not isinstance(row, dict):
-        return None, "no JSON object"
+        return lost, "no JSON object"
     for key in (args.response_key, args.gold_key):
         if key not in row:
-            return None, f"no {key!r}"
+            return row, f"no {key!r}"
     if not isinstance(row[args.response_key], str):
-        return None, f"{args.response_key!r} is no string"
+        return row, f"{args.response_key!r} is no string"
     return row, ""
-
-
-def _salvaged(line: str) -> dict[str, Any]:
-    """What an unreadable row contributes to the output: its own fields where it is an object, else its text."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    return row if isinstance(row, dict) else {"unreadable_line": line.rstrip("\n")[:1000]}
-
-
-def _unreadable() -> dict[str, float | str]:
-    return as_dict(
-        Verdict(Reason.BAD_INPUT), score=0.0, truncated=False, format_ok=False, overlong_penalty=0.0, latency_s=0.0
-    )
-
-
-def _progress(done: int, read: int, size: int, started: float, args: argparse.Namespace) -> None:
-    if args.quiet or not sys.stderr.isatty():
-        return
-    share = min(1.0, read / size) if size else 1.0
-    bar = "#" * int(30 * share)
-    rate = done / max(1e-9, time.monotonic() - started)
-    print(f"\r[{bar:<30}] {share:4.0%}  {done} rows  {rate:.0f}/s", end="", file=sys.stderr, flush=True)
 
 
 def _boolean(text: str) -> bool:

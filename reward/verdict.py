@@ -21,7 +21,7 @@ class Reason(IntEnum):
     TOO_LARGE_POWER = 9  # an exponent or factorial beyond max_exponent, or a tower of powers
     PROSE = 10  # words that are no unit, or a hedge
     CHAIN = 11  # an equation chain whose sides are not all right
-    SEVERAL_BOXES = 12  # boxes that differ, with several_boxes=same
+    SEVERAL_BOXES = 12  # boxes that differ stand on one line, and are no list
     UNITS_DIFFER = 13  # another unit, base or (where required) no unit
     UNREADABLE = 14  # math-verify cannot parse the answer
     GOLD_UNREADABLE = 15  # the reference answer is empty or cannot be parsed
@@ -99,5 +99,5 @@ def as_dict(
         "latency_s": float(latency_s),
     }
 
-POLICY_VERSION = 1
+POLICY_VERSION = 2
 """Counts the judge's policies: raised with every change after which a verdict may come out otherwise under the same settings."""

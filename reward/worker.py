@@ -73,7 +73,7 @@ def nursery_main(control: socket.socket, setup: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's; the socket tells when to end
     try:
         compare = _import_compare(setup["sys_path"])
-        compare.prepare()
+        compare.prepare(setup["policy"])
     except BaseException:
         control.sendall(packed({"error": traceback.format_exc()[-3000:]}))
         return

@@ -50,6 +50,9 @@ CASES = [
     ("42", r"42 \text{ maybe}", Reason.PROSE), ("42", "I considered 42 but could not solve it", Reason.PROSE),
     ("42", r"41 \text{ or } 42", W), (r"\text{even}", r"\text{odd}", W), (r"\text{even}", "42", W), ("42", r"\text{even}", Reason.PROSE),
     # algebra, some of it by math-verify
+    (r"\frac{NO}{BO}=\frac{1}{\sqrt{6}}", r"\frac{1}{\sqrt{6}}", R), ("A:B=1", "1", R), ("x^2+y^2=5", "5", W),
+    ("0,111", "0.111", R), ("0.111", "0,111", R), ("111", "0,111", W),
+    ("2i", "(1+i)^2", R), ("5", "|3+4i|", R), ("2i", "(1-i)^2", W),
     ("x^2-1", "(x-1)(x+1)", R), ("x^2-1", "x^2+1", W), (r"\frac{1}{x-1}", r"-\frac{1}{1-x}", R), ("3+4i", "4i+3", R),
     (r"\log_2 3", r"\frac{\ln 3}{\ln 2}", R), (r"\tan^2(y)+1", r"\sec^2(y)", R), ("2^{2009}", r"2\cdot 2^{2008}", R),
     (r"\sqrt[3]{2}", "2^{1/3}", R), ("2n+1", "2k+1", W), (r"\frac{1}{2}", "\\\\frac{1}{2}", R), (r"\binom{5}{2}", "10", R),

@@ -24,7 +24,7 @@ REWARD = Path(pool_module.__file__).parent
 
 
 def judging(gold, answer):
-    return {"op": "judge", "gold": gold, "answer": answer, "policy": {"tasks": "compute"}}
+    return {"op": "judge", "gold": gold, "answer": answer, "policy": RewardConfig(tasks="compute").policy()}
 
 
 GOOD = judging(r"\log_2 3", r"\frac{\ln 3}{\ln 2}")
@@ -397,10 +397,10 @@ def test_equal_questions_in_flight_are_asked_once():
     judge = MathJudge(RewardConfig(time_limit_s=0.7))
     assert judge.score(r"\boxed{\log_2 3}", r"\frac{\ln 3}{\ln 2}")["acc"] == 1.0
     bomb = (r"\boxed{\binom{99999999}{49999999}}", "42")
-    before = judge.pool_counts().get("timeouts", 0)
+    before = judge._pool().counts.get("timeouts", 0)
     threads = [threading.Thread(target=judge.score, args=bomb) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert judge.pool_counts()["timeouts"] == before + 1
+    assert judge._pool().counts["timeouts"] == before + 1

@@ -66,9 +66,7 @@ def test_several_boxes_by_policy():
     assert find_answer(scattered, DEFAULT).answer == "2" and find_answer(scattered, DEFAULT).joined is None
     assert find_answer(listed, DEFAULT).answer == "2" and find_answer(listed, DEFAULT).joined == "1, 2"
     assert find_answer(listed, RewardConfig(several_boxes="last")).joined is None
-    assert find_answer(listed, RewardConfig(several_boxes="join")).answer == "1, 2"
-    assert find_answer(listed, RewardConfig(several_boxes="same")).reason is Reason.SEVERAL_BOXES
-    assert find_answer(r"\boxed{2} so \boxed{ 2 }", RewardConfig(several_boxes="same")).answer == "2"
+    assert find_answer(r"\boxed{2} so \boxed{ 2 }", DEFAULT).joined is None
 
 
 def test_markers_only_where_allowed():
@@ -118,6 +116,6 @@ def test_agrees_with_the_definition(text):
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200))
 def test_never_raises(text):
-    for settings_ in ({}, {"several_boxes": "join", "answer_forms": "any"}, {"several_boxes": "same"}):
+    for settings_ in ({}, {"several_boxes": "last", "answer_forms": "any"}, {"answer_forms": "marked"}):
         find_answer(text + "\\boxed{" + text, RewardConfig(**settings_))
         find_answer("\\boxed{" + text + "}" + text, RewardConfig(**settings_))

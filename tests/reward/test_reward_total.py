@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from concurrent.futures import Future
@@ -122,14 +123,33 @@ def test_answers_are_grouped_by_the_judges_own_equality(judge):
     assert judge.group_answers([r"\text{Monday}", "monday", "Tuesday"]) == [0, 0, 1]
     assert judge.group_answers(["1, 2", "2,1", r"\{1,2\}", "(1,2)"])[:3] == [0, 0, 0]
     assert judge.group_answers(["42?", "42", "41 or 42", "42?"]) == [0, 1, 2, 0]
+    assert judge.group_answers(["", "1", "1.0", None, "2"]) == [0, 1, 1, 0, 2]
     assert judge.group_answers([]) == [] and group_answers(["7", "7."]) == [0, 0]
 
 
-def test_grouping_never_raises_and_is_bounded(impatient):
+@pytest.mark.parametrize(
+    ("answers", "classes"),
+    [
+        (["50", r"50\%", "0.5"], [{"50"}, {r"50\%", "0.5"}]),
+        (["101", "101_2", "101_3", "5"], [{"101"}, {"101_2", "5"}, {"101_3"}]),
+        (["10", r"10\text{ cm}", "0.1", r"0.1\text{ m}"], [{"10", r"10\text{ cm}"}, {"0.1", r"0.1\text{ m}"}]),
+    ],
+)
+def test_classes_do_not_depend_on_the_order(judge, answers, classes):
+    """Being right is not transitive (by 50% both 50 and 0.5 are); the classes are, whoever comes first."""
+    for order in itertools.permutations(answers):
+        numbers = judge.group_answers([*order, order[0]])
+        found = [{answer for answer, other in zip(order, numbers, strict=False) if other == number} for number in sorted(set(numbers))]
+        assert sorted(map(sorted, found)) == sorted(map(sorted, classes))
+        assert numbers[0] == 0 and numbers[-1] == 0
+
+
+def test_grouping_never_raises_and_is_bounded(impatient, monkeypatch):
     hostile = [r"\binom{99999999}{49999999}", "\ud800", "", None, "9" * 5000, "{" * 300, r"\frac{1}{" * 50]
     assert sorted(set(impatient.group_answers(hostile))) == list(range(6))  # the empty text and None are one
     asked = []
     many = without_workers()
+    monkeypatch.setattr(judge_module, "shared_judge", lambda _config: many)
     ask = many._ask
     many._ask = lambda gold, answer: asked.append(1) or ask(gold, answer)
     assert many.group_answers([f"x^{{{k}}}" for k in range(100)]) == list(range(100))

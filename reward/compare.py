@@ -255,8 +255,8 @@ class Comparison:
             return answer == gold or self._values(gold, answer)
         if len(sides) == 1:
             named = is_label(gold_sides[0]) or (":" in gold_sides[0] and ":" in answer)
-            lengths = is_quantity(gold_sides[0]) and not any(token.islower() for token in gold_sides[0] if token.isalpha())
-            return (named or lengths) and self.meets(gold_sides[-1], answer)
+            lengths = is_quantity(gold_sides[0]) and all(token.isupper() for token in gold_sides[0] if token.isalpha())
+            return (named or (lengths and not has_letters(gold_sides[-1]))) and self.meets(gold_sides[-1], answer)
         if len(gold_sides) == 1:
             return self._chain(gold, sides)
         labels = gold_sides[0], sides[0]

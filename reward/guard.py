@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from .latex import Tokens, Word, closing, split, written
+from .latex import PARTING, Tokens, Word, closing, split, written
 from .words import word_set
 
 _GREEK = word_set(r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \upsilon
@@ -131,7 +131,7 @@ def is_choice(tokens: Tokens, leading: bool = False) -> str:
         return letters[0]
     if letters[:1] == ["("] and letters[2:3] == [")"] and len(letters[1]) == 1 and letters[1] in "ABCDEFGHIJ":
         rest = letters[3:]
-        if not rest or (leading and not any(token in (",", ";") or (token == "(" and rest[1:2] and rest[1] in "ABCDEFGHIJ") for token in rest)):
+        if not rest or (leading and not any(token in (",", *PARTING) or (token == "(" and rest[1:2] and rest[1] in "ABCDEFGHIJ") for token in rest)):
             return letters[1]
     return ""
 

@@ -50,7 +50,7 @@ CASES = [
     ("42", r"42 \text{ maybe}", Reason.PROSE), ("42", "I considered 42 but could not solve it", Reason.PROSE),
     ("42", r"41 \text{ or } 42", W), (r"\text{even}", r"\text{odd}", W), (r"\text{even}", "42", W), ("42", r"\text{even}", Reason.PROSE),
     # algebra, some of it by math-verify
-    (r"\frac{NO}{BO}=\frac{1}{\sqrt{6}}", r"\frac{1}{\sqrt{6}}", R), ("A:B=1", "1", R), ("x^2+y^2=5", "5", W),
+    (r"\frac{NO}{BO}=\frac{1}{\sqrt{6}}", r"\frac{1}{\sqrt{6}}", R), ("A:B=1", "1", R), ("x^2+y^2=5", "5", W), ("A+B=C", "C", W), ("C", "(C) or (D)", W),
     ("0,111", "0.111", R), ("0.111", "0,111", R), ("111", "0,111", W),
     ("2i", "(1+i)^2", R), ("5", "|3+4i|", R), ("2i", "(1-i)^2", W),
     ("x^2-1", "(x-1)(x+1)", R), ("x^2-1", "x^2+1", W), (r"\frac{1}{x-1}", r"-\frac{1}{1-x}", R), ("3+4i", "4i+3", R),

@@ -16,54 +16,27 @@ from typing import Any
 
 from sympy.core.random import seed as sympy_seed
 
-from . import mathverify
-from .guard import (
-    Refused,
-    answer_problem,
-    as_parsed,
-    is_choice,
-    is_label,
-    is_quantity,
-    known,
-    letters_differ,
-    side_by_side,
-    signature,
-    task_left,
-)
+from . import guard, mathverify, parts, value
+from .guard import Refused
 from .latex import PARTING, Tokens, Word, split, tokens_of, written
-from .parts import (
-    SET_SIGNS,
-    as_number,
-    bracket_of,
-    column_of,
-    has_letters,
-    is_relation,
-    is_set,
-    items_of,
-    renamed,
-    solutions_of,
-    trimmed,
-    value_behind_label,
-    without_braces,
-    without_builder,
-    without_choice,
-    without_membership,
-    without_scope,
-)
 from .plain import equal_numbers, read_number
-from .value import atom_of, based, converted, ratios, same_text, scaled, without_modulus
 
 _MAX_ITEMS = 64
+_SELF_TEST = {
+    "tasks": "refuse", "chains": "all_sides", "units": "optional", "counted_nouns": "known", "percent": "lenient", "bases": "lenient",
+    "lists": "unordered", "tuple_brackets": "optional", "relations": "as_sets", "approximations": "rational", "rel_tol": 1e-6,
+    "max_digits": 200, "max_exponent": 10_000,
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------------- requests
 
 
-def prepare(policy: dict[str, Any]) -> None:
+def prepare() -> None:
     """Mends, warms and tests math-verify.
 
     Raises:
-        RuntimeError: a known answer is judged wrongly, so that no verdict could be trusted.
+        RuntimeError: a guard.known answer is judged wrongly, so that no verdict could be trusted.
     """
     mathverify.mend()
     for text in mathverify.WARM_UP:
@@ -72,7 +45,7 @@ def prepare(policy: dict[str, Any]) -> None:
         (r"50\%", "0.5", "right"), (r"\frac{1}{3}+\sqrt{2}", r"\sqrt{2}+1/3", "right"), ("x^2-1", "(x-1)(x+1)", "right"),
         ("1e-7", "2e-7", "wrong"), ("42", "41", "wrong"), ("[0,1)", "(0,1]", "wrong"), (r"\ln 4", r"2\ln 3", "wrong"),
     ):  # fmt: skip
-        found = handle({"op": "judge", "gold": gold, "answer": answer, "policy": policy})["reason"]
+        found = handle({"op": "judge", "gold": gold, "answer": answer, "policy": _SELF_TEST})["reason"]
         if found != expected:
             raise RuntimeError(f"math-verify's self-test failed: gold {gold!r}, answer {answer!r}: {found}")
 
@@ -108,15 +81,15 @@ def _judged(gold: Tokens, answer: Tokens, policy: SimpleNamespace) -> str:
     if not gold:
         return "gold_unreadable"
     if gold != answer:
-        problem = answer_problem(answer, policy.max_digits, policy.max_exponent)
-        if problem or (policy.tasks == "refuse" and task_left(answer) and not task_left(gold)):
+        problem = guard.answer_problem(answer, policy.max_digits, policy.max_exponent)
+        if problem or (policy.tasks == "refuse" and guard.task_left(answer) and not guard.task_left(gold)):
             return problem or "unsolved"
-    return "right" if Comparison(policy).meets(without_braces(gold), without_braces(answer)) else "wrong"
+    return "right" if Comparison(policy).meets(parts.without_braces(gold), parts.without_braces(answer)) else "wrong"
 
 
 def canonical(tokens: Tokens) -> str:
     """One string for equal answers, as far as that is cheap; verl's majority votes count by it."""
-    tokens = value_behind_label(tokens) or tokens
+    tokens = parts.value_behind_label(tokens) or tokens
     items = split(tokens, PARTING)
     if len(items) > 1:
         return ", ".join(sorted(map(canonical, items)))
@@ -137,18 +110,18 @@ class Comparison:
 
     def meets(self, gold: Tokens, answer: Tokens) -> bool:
         """Whether the answer is the gold."""
-        gold, answer = trimmed(gold), trimmed(answer)
+        gold, answer = parts.trimmed(gold), parts.trimmed(answer)
         if not answer:
             raise Refused("empty")
         if gold == answer:
             return True
-        if choice := is_choice(gold):
-            return is_choice(answer, leading=True) == choice
-        answer = without_choice(answer)
+        if choice := guard.is_choice(gold):
+            return guard.is_choice(answer, leading=True) == choice
+        answer = parts.without_choice(answer)
         if self.is_text(gold):
-            return same_text(gold, answer)
-        answer = without_scope(answer)
-        gold_items, answer_items = items_of(gold), items_of(answer)
+            return value.same_text(gold, answer)
+        answer = parts.without_scope(answer)
+        gold_items, answer_items = parts.items_of(gold), parts.items_of(answer)
         if len(gold_items) > 1 or len(answer_items) > 1:
             return self._lists(gold_items, answer_items, gold, answer)
         if any(len(split(one, ("=", r"\approx", r"\in", r"\to", r"\equiv"))) > 1 for one in (gold, answer)):
@@ -157,53 +130,53 @@ class Comparison:
 
     def is_text(self, gold: Tokens) -> bool:
         """Whether the gold is words (perhaps with maths among them) and no value with a unit or a label."""
-        if not any(isinstance(token, Word) for token in gold) or len(items_of(gold)) > 1:
+        if not any(isinstance(token, Word) for token in gold) or len(parts.items_of(gold)) > 1:
             return False
-        return any(isinstance(token, Word) for token in atom_of(value_behind_label(gold) or gold, nouns=True).body)
+        return any(isinstance(token, Word) for token in value.atom_of(parts.value_behind_label(gold) or gold, nouns=True).body)
 
     def readable(self, gold: Tokens) -> bool:
         """Whether every value of a gold is a text, a number, or something that math-verify parses."""
-        gold = trimmed(gold)
+        gold = parts.trimmed(gold)
         if not gold:
             return False
-        if is_choice(gold) or self.is_text(gold):
+        if guard.is_choice(gold) or self.is_text(gold):
             return True
-        items, bracketed = items_of(gold), bracket_of(gold)
+        items, bracketed = parts.items_of(gold), parts.bracket_of(gold)
         if len(items) > 1 or bracketed:
             return all(map(self.readable, items if len(items) > 1 else bracketed[1]))
-        sides = [trimmed(side) for side in split(gold, ("=", r"\approx", r"\in"))]
-        if len(sides) == 2 and all(sides) and is_label(sides[0]):
+        sides = [parts.trimmed(side) for side in split(gold, ("=", r"\approx", r"\in"))]
+        if len(sides) == 2 and all(sides) and guard.is_label(sides[0]):
             return self.readable(sides[1])
-        body = [{r"\pm": "+", r"\mp": "-"}.get(token, token) for token in atom_of(gold, nouns=True).body]
+        body = [{r"\pm": "+", r"\mp": "-"}.get(token, token) for token in value.atom_of(gold, nouns=True).body]
         if read_number(written(body)):
             return True
-        return not side_by_side(body) and (not known(body) or mathverify.parse(written(as_parsed(body))) is not None)
+        return not guard.side_by_side(body) and (not guard.known(body) or mathverify.parse(written(guard.as_parsed(body))) is not None)
 
     # ---------------------------------------------------------------- several values
 
     def _lists(self, gold_items: list[Tokens], answer_items: list[Tokens], gold: Tokens, answer: Tokens) -> bool:
         """Several values without brackets, at least on one side."""
-        if any(map(is_relation, gold_items + answer_items)) and (is_set(gold) or is_set(answer)):
+        if any(map(parts.is_relation, gold_items + answer_items)) and (parts.is_set(gold) or parts.is_set(answer)):
             return self._as_sets(gold_items, answer_items)
-        if any(map(is_relation, gold_items)) and {"||", "&&"} <= {*gold, *answer} and not {"||", "&&"} <= {*gold}:
+        if any(map(parts.is_relation, gold_items)) and {"||", "&&"} <= {*gold, *answer} and not {"||", "&&"} <= {*gold}:
             return False  # x>2 or x<-2 is not x>2 and x<-2
-        gold_items, answer_items = solutions_of(gold_items), solutions_of(answer_items)
+        gold_items, answer_items = parts.solutions_of(gold_items), parts.solutions_of(answer_items)
         if len(gold_items) > 1 and len(answer_items) > 1:
-            named = None not in map(value_behind_label, gold_items) and not any(map(value_behind_label, answer_items))
+            named = None not in map(parts.value_behind_label, gold_items) and not any(map(parts.value_behind_label, answer_items))
             return self._all_meet(gold_items, answer_items, self.policy.lists == "ordered" or named)
         is_gold = len(gold_items) > 1
         several, single = (gold_items, answer) if is_gold else (answer_items, gold)
         sides = split(single, ("=", r"\in"))
-        if len(sides) == 2 and is_label(sides[0]):
+        if len(sides) == 2 and guard.is_label(sides[0]):
             single = sides[1]
 
         def ordered(several: Any, single: Any) -> tuple[Any, Any]:
             return (several, single) if is_gold else (single, several)
 
-        for number in as_number(gold if is_gold else answer, read_number(written(single))):
+        for number in parts.as_number(gold if is_gold else answer, read_number(written(single))):
             if self.meets(*ordered(number, single)):
                 return True
-        bracketed = bracket_of(single)
+        bracketed = parts.bracket_of(single)
         if not bracketed or any(len(item) == 1 and re.fullmatch("0\\d+", item[0]) for item in several):
             return False
         kind, items = bracketed
@@ -233,9 +206,9 @@ class Comparison:
         """Sets, intervals and relations of one unknown, as sets of numbers."""
         if self.policy.relations == "same_form":
             return False
-        bodies = [[without_membership(without_builder(item)) for item in items] for items in (gold, answer)]
-        bodies = [[value_behind_label(body) or body for body in items] for items in bodies]
-        if not all(known(body) for items in bodies for body in items):
+        bodies = [[parts.without_membership(parts.without_builder(item)) for item in items] for items in (gold, answer)]
+        bodies = [[parts.value_behind_label(body) or body for body in items] for items in bodies]
+        if not all(guard.known(body) for items in bodies for body in items):
             return False
         return self._said(mathverify.equal_sets(*(list(map(written, items)) for items in bodies)))
 
@@ -243,27 +216,27 @@ class Comparison:
 
     def _equations(self, gold: Tokens, answer: Tokens) -> bool:
         """Labels, chains, equations, memberships and approximations."""
-        gold, answer = (without_membership(_exact(one)) for one in (gold, answer))
+        gold, answer = (parts.without_membership(_exact(one)) for one in (gold, answer))
         if r"\equiv" in answer and r"\equiv" not in gold:
             left, *rest = split(answer, (r"\equiv",))
-            if len(rest) == 1 and is_label(left):
+            if len(rest) == 1 and guard.is_label(left):
                 answer = rest[0][: rest[0].index(r"\pmod")] if r"\pmod" in rest[0] else rest[0]
-        gold_sides, sides = [[trimmed(s) for s in split(one, ("=",))] for one in (gold, answer)]
+        gold_sides, sides = [[parts.trimmed(s) for s in split(one, ("=",))] for one in (gold, answer)]
         if not all(gold_sides) or not all(sides):
             raise Refused("unreadable")
         if len(sides) == 1 and len(gold_sides) == 1:
             return answer == gold or self._values(gold, answer)
         if len(sides) == 1:
-            named = is_label(gold_sides[0]) or (":" in gold_sides[0] and ":" in answer)
-            lengths = is_quantity(gold_sides[0]) and all(token.isupper() for token in gold_sides[0] if token.isalpha())
-            return (named or (lengths and not has_letters(gold_sides[-1]))) and self.meets(gold_sides[-1], answer)
+            named = guard.is_label(gold_sides[0]) or (":" in gold_sides[0] and ":" in answer)
+            lengths = guard.is_quantity(gold_sides[0]) and all(token.isupper() for token in gold_sides[0] if token.isalpha())
+            return (named or (lengths and not parts.has_letters(gold_sides[-1]))) and self.meets(gold_sides[-1], answer)
         if len(gold_sides) == 1:
             return self._chain(gold, sides)
         labels = gold_sides[0], sides[0]
-        if all(map(is_label, labels)) and len(gold_sides) == 2:
+        if all(map(guard.is_label, labels)) and len(gold_sides) == 2:
             if written(labels[0]).lower() == written(labels[1]).lower():
                 return self._chain(gold_sides[1], sides)
-            others = renamed(*labels, sides)
+            others = parts.renamed(*labels, sides)
             functions = any("(" in label for label in labels) and all("(" in label or label == ["y"] for label in labels)
             if others or functions:
                 return self._chain(gold_sides[1], others or sides)
@@ -273,18 +246,18 @@ class Comparison:
 
     def _chain(self, gold: Tokens, sides: list[Tokens]) -> bool:
         """An answer with equals signs against a value: behind a label every side must be right."""
-        if len(sides) > 1 and sides[0] == sides[-1] and is_label(sides[0]):
+        if len(sides) > 1 and sides[0] == sides[-1] and guard.is_label(sides[0]):
             return False  # x = x
         values = sides
-        if is_label(sides[0]) or (is_quantity(sides[0]) and not is_label(sides[-1])):
+        if guard.is_label(sides[0]) or (guard.is_quantity(sides[0]) and not guard.is_label(sides[-1])):
             values = sides[1:]
-        elif len(sides) == 2 and is_label(sides[1]):
+        elif len(sides) == 2 and guard.is_label(sides[1]):
             values = sides[:1]
-        while len(values) > 1 and is_label(values[0]):
+        while len(values) > 1 and guard.is_label(values[0]):
             values = values[1:]  # x = y = 5
         if len(values) > 1 and self.policy.chains == "refuse":
             raise Refused("chain")
-        if all(self.meets(gold, value) for value in values):
+        if all(self.meets(gold, side) for side in values):
             return True
         if len(values) > 1:
             raise Refused("chain")
@@ -294,24 +267,24 @@ class Comparison:
 
     def _values(self, gold: Tokens, answer: Tokens) -> bool:
         """One value against one: brackets, then the maths in them."""
-        conditions = without_builder(gold), without_builder(answer)
+        conditions = parts.without_builder(gold), parts.without_builder(answer)
         if conditions[0] != gold and conditions[1] != answer:
             return self._as_sets([gold], [answer])
         gold, answer = conditions
-        relations = is_relation(gold), is_relation(answer)
-        sets = is_set(gold), is_set(answer)
+        relations = parts.is_relation(gold), parts.is_relation(answer)
+        sets = parts.is_set(gold), parts.is_set(answer)
         if relations[0] != relations[1] and any(sets):
             return self._as_sets([gold], [answer])
         if all(relations) and {token for token in gold if token.isalpha()} == {token for token in answer if token.isalpha()}:
             return self._ask(gold, answer) or self._as_sets([gold], [answer])
-        brackets = bracket_of(gold), bracket_of(answer)
-        if not all(brackets) and (all(sets) or any(sign in one for one in (gold, answer) for sign in SET_SIGNS)):
+        brackets = parts.bracket_of(gold), parts.bracket_of(answer)
+        if not all(brackets) and (all(sets) or any(sign in one for one in (gold, answer) for sign in parts.SET_SIGNS)):
             return self._as_sets([gold], [answer])
         if not any(brackets):
             return self._single(gold, answer)
         (gold_kind, gold_items), (kind, items) = (b or ("", [one]) for b, one in zip(brackets, (gold, answer), strict=True))
         if {gold_kind, kind} == {"()", ""}:
-            gold_items, items = (gold_items, column_of(answer)) if gold_kind else (column_of(gold), items)
+            gold_items, items = (gold_items, parts.column_of(answer)) if gold_kind else (parts.column_of(gold), items)
         elif gold_kind != kind:
             return False
         return bool(gold_items and items) and self._all_meet(gold_items, items, ordered=kind != "{}")
@@ -319,22 +292,20 @@ class Comparison:
     def _single(self, gold_tokens: Tokens, answer_tokens: Tokens) -> bool:
         """One number or expression against one."""
         policy = self.policy
-        gold = atom_of(gold_tokens, nouns=True)
+        gold = value.atom_of(gold_tokens, nouns=True)
         counted = gold.unit is not None and gold.unit.name.startswith("noun ")
-        answer = atom_of(answer_tokens, not has_letters(gold.body), counted, policy.counted_nouns == "any")
+        answer = value.atom_of(answer_tokens, not parts.has_letters(gold.body), counted, policy.counted_nouns == "any")
         if answer.unit and not gold.unit:
-            gold = atom_of(gold_tokens, units_of_letters=True)
+            gold = value.atom_of(gold_tokens, units_of_letters=True)
         if any(isinstance(token, Word) for token in answer.body):
             raise Refused("prose")
-        answer = converted(gold, answer, policy.units)
+        answer = value.converted(gold, answer, policy.units)
         if not answer.body:
             raise Refused("empty")
         if ":" in gold.body or ":" in answer.body:
-            return ratios(gold.body, answer.body)
-        body = without_modulus(gold.body, answer.body)
-        if gold.body == body and gold.percent == answer.percent and gold.scale == answer.scale:
-            return True
-        of_bases = based(gold.body, body, policy.bases == "lenient")
+            return value.ratios(gold.body, answer.body)
+        body = value.without_modulus(gold.body, answer.body)
+        of_bases = value.based(gold.body, body, policy.bases == "lenient")
         if of_bases is not None:
             return of_bases
         numbers = [read_number(written(one)) for one in (gold.body, body)]
@@ -344,15 +315,15 @@ class Comparison:
                 for number, atom in zip(numbers, (gold, answer), strict=True)
             )
             return equal_numbers(left, right, policy.rel_tol, policy.percent == "lenient")
-        return self._ask(scaled(gold, gold.body, answer.percent), scaled(answer, body, gold.percent))
+        return self._ask(value.scaled(gold, gold.body, answer.percent), value.scaled(answer, body, gold.percent))
 
     def _ask(self, gold: Tokens, answer: Tokens) -> bool:
         """math-verify's word on two values that it may be trusted with."""
-        if side_by_side(answer) or not known(answer):
+        if guard.side_by_side(answer) or not guard.known(answer):
             raise Refused("unreadable")
-        if not known(gold) or letters_differ(gold, answer) or signature(gold) != signature(answer):
+        if not guard.known(gold) or guard.letters_differ(gold, answer) or guard.signature(gold) != guard.signature(answer):
             return False
-        texts = written(as_parsed(gold)), written(as_parsed(answer))
+        texts = written(guard.as_parsed(gold)), written(guard.as_parsed(answer))
         return self._said(mathverify.equal(*texts, self.policy.rel_tol, self.policy.approximations))
 
     def _said(self, outcome: str) -> bool:
@@ -364,5 +335,5 @@ class Comparison:
 def _exact(tokens: Tokens) -> Tokens:
     """Of an approximation the exact side, or what stands behind a label."""
     sides = split(tokens, (r"\approx",))
-    labelled = len(sides) == 2 and (not sides[0] or is_label(sides[0]))
+    labelled = len(sides) == 2 and (not sides[0] or guard.is_label(sides[0]))
     return sides[1] if labelled else sides[0]

@@ -1,8 +1,7 @@
 """Every setting of the maths reward: its default, its unit, its check.
 
-The dataclass is flat and holds scalars only, so that the same names serve as verl overrides
-(``reward.custom_reward_function.reward_kwargs.<name>=...``), as keyword arguments of `score`, and as flags of
-``erpo score``. docs/reward.md explains every policy case by case.
+Flat and of scalars only, so that the same names serve as verl overrides (``reward.custom_reward_function.reward_kwargs.<name>=...``),
+as keyword arguments of `score`, and as flags of ``erpo score``. docs/reward.md explains every policy case by case.
 """
 
 from __future__ import annotations
@@ -26,10 +25,6 @@ def _number(default: float, low: float, high: float, help: str) -> Any:
     return setting(default, type(default), help, at_least=low, at_most=high, whole_floats=True)
 
 
-def _flag(default: bool, help: str) -> Any:
-    return setting(default, bool, help)
-
-
 @dataclass(frozen=True)
 class RewardConfig(Settings, error=RewardConfigError):
     """Settings of the judge. Defaults are the documented policy; every field is checked at construction.
@@ -42,11 +37,9 @@ class RewardConfig(Settings, error=RewardConfigError):
     answer_forms: str = _choice(
         "boxed", "marked", "any", help="boxed: \\boxed{} alone; marked: only 'Answer: 7' and the like; any: a box, else what is marked"
     )
-    several_boxes: str = _choice(
-        "auto", "last", help="auto: the last; of boxes side by side all, which is right where the gold is a list"
-    )
+    several_boxes: str = _choice("auto", "last", help="auto: the last; of boxes side by side all, which is right where the gold is a list")
     unclosed_think: str = _choice("zero", "ignore", help="a <think> that is never closed: score 0, or read on")
-    require_think: bool = _flag(False, "a response without </think> scores 0 (the template opened <think>)")
+    require_think: bool = setting(False, bool, "a response without </think> scores 0 (the template opened <think>)")
 
     # -- how strictly an answer is compared
     tasks: str = _choice("refuse", "compute", help="an integral, sum, limit or derivative left standing where the gold has none")
@@ -81,13 +74,11 @@ class RewardConfig(Settings, error=RewardConfigError):
     # -- the worker processes
     workers: int = _number(2, 1, 256, "worker processes of this process; as many more help out behind slow answers")
     time_limit_s: float = _number(3.0, 0.05, 600.0, "seconds one answer may take in a worker, from its dispatch on")
-    overload_factor: float = _number(
-        4.0, 1.0, 100.0, "on a machine so busy that a worker gets no processor: longest wait, in time limits"
-    )
+    overload_factor: float = _number(4.0, 1.0, 100.0, "on a machine so busy that a worker gets no processor: longest wait, in time limits")
     memory_limit_mb: int = _number(1024, 256, 1 << 20, "address space of one worker in MiB")
     recycle_after: int = _number(1000, 1, 10**9, "answers after which a worker is replaced by a fresh one")
     recycle_rss_mb: int = _number(300, 64, 1 << 20, "resident MiB above which a worker is replaced by a fresh one")
-    prestart: bool = _flag(True, "load math-verify with the first response, and not with the first hard answer")
+    prestart: bool = setting(True, bool, "load math-verify with the first response, and not with the first hard answer")
     start_limit_s: float = _number(120.0, 1.0, 3600.0, "seconds that loading math-verify may take")
     crash_retries: int = _number(1, 0, 5, "how often an answer is tried again after its worker died (not: timed out)")
     cache_size: int = _number(16_384, 0, 10**8, "verdicts that are remembered; 0 turns the cache off")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from .config import RewardConfig
 from .plain import read_number
-from .pool import PoolSettings, shared_pool
+from .pool import shared_pool
 from .scanner import find_boxes, join_adjacent, unwrap
 
 _KEYS = ("target", "ground_truth", "answer", "final_answer")
@@ -83,7 +83,6 @@ def check_golds(rows: Iterable[Any], config: RewardConfig | None = None) -> list
         RewardSetupError: the workers cannot be started.
     """
     config = config or RewardConfig()
-    pool = None
     problems: dict[int, GoldProblem] = {}
     waiting = []
     for place, row in enumerate(rows):
@@ -96,9 +95,8 @@ def check_golds(rows: Iterable[Any], config: RewardConfig | None = None) -> list
             if len(text) > config.max_gold_chars:
                 problems[place] = GoldProblem(place, gold, "too long")
             elif read_number(text) is None:
-                if pool is None:
-                    pool = shared_pool(PoolSettings(**{item.name: getattr(config, item.name) for item in fields(PoolSettings)}))
-                waiting.append((place, gold, pool.submit({"op": "read", "gold": text, "policy": config.policy()})))
+                request = {"op": "read", "gold": text, "policy": config.policy()}
+                waiting.append((place, gold, shared_pool(config).submit(request)))
     for place, gold, future in waiting:
         reason = future.result()["reason"]
         if reason != "right":

@@ -17,14 +17,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from .config import RewardConfig, RewardConfigError
 from .gold import gold_answers
 from .metrics import Counters
 from .plain import equal_numbers, read_number
-from .pool import PoolSettings, RewardSetupError, WorkerPool, shared_pool
+from .pool import RewardSetupError, WorkerPool, shared_pool
 from .scanner import Found, find_answer, unwrap
 from .verdict import NOT_CACHED, Reason, Verdict, as_dict
 
@@ -48,7 +48,6 @@ class MathJudge:
         self._warnings = 0
         self._proved = False  # whether the workers have ever answered
         self._policy = self.config.policy()
-        self._pool_settings = PoolSettings(**{item.name: getattr(self.config, item.name) for item in fields(PoolSettings)})
         _JUDGES.add(self)
 
     # ---------------------------------------------------------------- whole responses
@@ -225,7 +224,7 @@ class MathJudge:
         return future
 
     def _pool(self) -> WorkerPool:
-        return shared_pool(self._pool_settings)
+        return shared_pool(self.config)
 
     def _warn(self, message: str, *arguments: Any, exc_info: bool = False) -> None:
         self._warnings += 1

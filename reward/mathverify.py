@@ -1,14 +1,11 @@
 """math-verify as the worker uses it: its parser and its comparison of two values, mended, and nothing of its text search.
 
-Runs in the worker processes only (sympy is never imported in the trainer). What arrives is one value (an expression, a relation,
-an interval, a set, a matrix), cleaned and bounded, so that the whole of it is parsed or none.
+Runs in the workers only. What arrives is one value, cleaned and bounded, so that the whole of it is parsed or none. Two mends:
 
-The mend, pinned by a test that fails once it is no longer needed: math-verify rounds decimals to six places before it compares
-them, so that 1e-7 equals 2e-7. Here a relative tolerance decides, and a whole or irrational gold is met exactly.
-
-And one for speed: antlr's full-context prediction, which learns nothing from one text for the next, takes four fifths of
-the time of parsing functions such as \\ln or \\sin. The quick prediction (SLL) is tried first; where it finds a parse it is the
-same one, and where it does not the full one decides (antlr's own advice).
+- math-verify rounds decimals to six places before it compares them, so that 1e-7 equals 2e-7. Here a relative tolerance decides, and
+  a whole or irrational gold is met exactly. A test fails once this is no longer needed.
+- antlr's full-context prediction takes four fifths of the time of parsing functions such as \\ln. The quick one (SLL) is tried first;
+  where it finds a parse it is the same one, and where it does not the full one decides (antlr's own advice).
 """
 
 from __future__ import annotations

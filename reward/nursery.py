@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import worker as script
-from .config import RewardConfig
 from .worker import Lines, packed
 
 LONG_S = 0.3  # a request that takes longer than this gets company: another worker may start in the meantime
@@ -137,7 +136,7 @@ class Nursery:
         self._lines = Lines()
         self._numbers = itertools.count()
         self._control, there = socket.socketpair()
-        setup = {"sys_path": [entry for entry in sys.path if entry], "memory_limit_mb": memory_limit_mb, "policy": RewardConfig().policy()}
+        setup = {"sys_path": [entry for entry in sys.path if entry], "memory_limit_mb": memory_limit_mb}
         # One hash seed, so that sympy orders (and therefore judges) the same in every run; one thread is all it uses.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         with there:

@@ -3,16 +3,10 @@
 One background thread owns everything: the nursery and the workers (nursery.py, worker.py), the queue and the clock. Callers, in
 whatever thread or event loop, hand over a request and get a `concurrent.futures.Future`.
 
-What holds, whatever a worker does:
-    - a request is answered within `time_limit_s` of its dispatch (plus its wait in the queue), because its worker is
-      killed then; a killed, crashed or babbling worker is replaced at once and harms no other request. Only where the
-      machine is so busy that the worker had no processor for that long does it get its time later, up to
-      `overload_factor` limits: an answer is not scored 0 because somebody else computes;
-    - quick requests do not wait for slow ones: beside up to `workers` that are held up, as many others serve on, and where even
-      those are held up, the slow ones are interrupted once and started again behind all others;
-    - a worker that was stopped and had no processor time is replaced, and its request tried once more;
-    - every future ends: with an outcome, or with `RewardSetupError` where the workers cannot be started at all;
-    - nothing is left running once this process is gone, be it by `SIGKILL`.
+What holds, whatever a worker does (docs/reward.md, "The workers"): a request is answered within `time_limit_s` of its dispatch, or
+later where its worker had no processor; a killed, crashed, stopped or babbling worker is replaced at once and harms no other request;
+quick requests do not wait for slow ones; every future ends, with an outcome or with `RewardSetupError`; nothing is left running once
+this process is gone, be it by `SIGKILL`.
 """
 
 from __future__ import annotations
@@ -27,37 +21,26 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
+from .config import RewardConfig
 from .nursery import LONG_S, Nursery, NurseryLost, Task, Worker
 
 _LOSSES_ALLOWED = 3  # nurseries in a row that were lost before any answer
 _STILLBORN_ALLOWED = 20  # workers in a row that died before they said hello
+_SETTINGS = (
+    "workers", "time_limit_s", "overload_factor", "memory_limit_mb", "recycle_after", "recycle_rss_mb", "start_limit_s", "crash_retries",
+)  # fmt: skip
 
 
 class RewardSetupError(RuntimeError):
     """The workers cannot be started: a fault of the installation or the machine, never of an answer."""
 
 
-@dataclass(frozen=True)
-class PoolSettings:
-    """The part of `RewardConfig` that decides which pool serves; units as there."""
-
-    workers: int = 2
-    time_limit_s: float = 3.0
-    overload_factor: float = 4.0
-    memory_limit_mb: int = 1024
-    recycle_after: int = 1000
-    recycle_rss_mb: int = 300
-    start_limit_s: float = 120.0
-    crash_retries: int = 1
-
-
 class WorkerPool:
     """Answers requests of `compare.handle` in worker processes. All public methods may be called from any thread."""
 
-    def __init__(self, settings: PoolSettings) -> None:
+    def __init__(self, settings: RewardConfig) -> None:
         self.settings = settings
         self.counts: collections.Counter[str] = collections.Counter()
         self.closed = False
@@ -333,16 +316,17 @@ class WorkerPool:
 
 
 _POOLS: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
-_SHARED: dict[PoolSettings, WorkerPool] = {}
+_SHARED: dict[tuple, WorkerPool] = {}
 _SHARED_LOCK = threading.Lock()
 
 
-def shared_pool(settings: PoolSettings) -> WorkerPool:
-    """This process's pool with these settings; made on first use, closed at interpreter exit."""
+def shared_pool(settings: RewardConfig) -> WorkerPool:
+    """This process's pool with these settings of processes; made on first use, closed at interpreter exit."""
+    key = tuple(getattr(settings, name) for name in _SETTINGS)
     with _SHARED_LOCK:
-        pool = _SHARED.get(settings)
+        pool = _SHARED.get(key)
         if pool is None or pool.closed:
-            pool = _SHARED[settings] = WorkerPool(settings)
+            pool = _SHARED[key] = WorkerPool(settings)
         return pool
 
 

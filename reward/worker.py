@@ -1,9 +1,8 @@
 """The processes behind the pool: a nursery that loads math-verify once, and the workers that it forks.
 
-Run as a script by its path (never as ``-m``), so that no package `__init__` runs: neither torch nor verl is imported here. The pool
-starts the nursery with `subprocess` (the caller, which may hold threads and CUDA contexts, is never forked). The nursery is
-single-threaded, loads and warms math-verify, and forks a worker whenever the pool asks for one: a replacement is ready within
-milliseconds and shares the loaded pages. Messages are lines of JSON, both ways; nothing is ever unpickled.
+Run as a script by its path, so that no package `__init__` runs: neither torch nor verl is imported here, and the caller, which may
+hold threads and CUDA contexts, is never forked. The nursery is single-threaded; a worker that it forks is ready within milliseconds
+and shares the loaded pages. Messages are lines of JSON, both ways; nothing is ever unpickled.
 
 Lifetime: the nursery ends (and kills its workers) when its control socket closes or its parent is gone; a worker is killed by the
 kernel when the nursery is gone (Linux), and ends by itself when its socket closes.
@@ -73,7 +72,7 @@ def nursery_main(control: socket.socket, setup: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's; the socket tells when to end
     try:
         compare = _import_compare(setup["sys_path"])
-        compare.prepare(setup["policy"])
+        compare.prepare()
     except BaseException:
         control.sendall(packed({"error": traceback.format_exc()[-3000:]}))
         return

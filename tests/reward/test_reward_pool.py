@@ -18,7 +18,7 @@ import pytest
 from conftest import alive
 from erpo_verl.reward import MathJudge, RewardConfig, RewardSetupError, nursery
 from erpo_verl.reward import pool as pool_module
-from erpo_verl.reward.pool import PoolSettings, WorkerPool
+from erpo_verl.reward.pool import WorkerPool
 
 REWARD = Path(pool_module.__file__).parent
 
@@ -33,7 +33,7 @@ BOMB = judging("42", r"\binom{99999999}{49999999}")
 
 @pytest.fixture(scope="module")
 def pool():
-    shared = WorkerPool(PoolSettings(workers=2, time_limit_s=1.0, crash_retries=1))
+    shared = WorkerPool(RewardConfig(workers=2, time_limit_s=1.0, crash_retries=1))
     assert verdict(shared.submit(GOOD), 60) == "right"
     yield shared
     pids = shared.pids()
@@ -93,7 +93,7 @@ def test_killed_busy_worker_is_replaced_and_its_task_repeated(pool):
 
 
 def test_interrupted_bombs_are_cut_off_in_the_end():
-    busy = WorkerPool(PoolSettings(workers=1, time_limit_s=0.8))
+    busy = WorkerPool(RewardConfig(workers=1, time_limit_s=0.8))
     try:
         bombs = [busy.submit(BOMB) for _ in range(4)]
         assert verdict(busy.submit(GOOD), 60) == "right"
@@ -123,7 +123,7 @@ def test_the_clock_starts_at_dispatch_and_not_in_the_queue(pool):
 
 
 def test_quick_answers_do_not_wait_for_slow_ones():
-    single = WorkerPool(PoolSettings(workers=1, time_limit_s=5.0))
+    single = WorkerPool(RewardConfig(workers=1, time_limit_s=5.0))
     try:
         assert verdict(single.submit(GOOD), 60) == "right"
         bomb = single.submit(BOMB)
@@ -158,7 +158,7 @@ def test_an_answer_whose_worker_was_stopped_is_tried_elsewhere(pool):
 
 def test_a_good_answer_behind_many_bombs_waits_a_limit_and_its_share():
     """Sixteen bombs on two workers would hold it for eight limits; they are interrupted, put behind it, and get their limit later."""
-    fair = WorkerPool(PoolSettings(workers=2, time_limit_s=30.0))
+    fair = WorkerPool(RewardConfig(workers=2, time_limit_s=30.0))
     try:
         assert verdict(fair.submit(GOOD), 60) == "right"
         bombs = [fair.submit(BOMB) for _ in range(16)]
@@ -220,7 +220,7 @@ def _write_as_worker(pid, data):
 
 
 def test_memory_is_limited():
-    small = WorkerPool(PoolSettings(workers=1, memory_limit_mb=400))
+    small = WorkerPool(RewardConfig(workers=1, memory_limit_mb=400))
     try:
         assert small.submit({"op": "probe", "allocate_mb": 100}).result(60)["allocated"] == 100 << 20
         first = small.pids()[-1]
@@ -233,7 +233,7 @@ def test_memory_is_limited():
 
 
 def test_workers_are_recycled_and_leave_no_core(pool):
-    short = WorkerPool(PoolSettings(workers=1, recycle_after=5))
+    short = WorkerPool(RewardConfig(workers=1, recycle_after=5))
     try:
         seen = set()
         for _ in range(12):
@@ -249,7 +249,7 @@ def test_workers_are_recycled_and_leave_no_core(pool):
 
 
 def test_several_pools_side_by_side():
-    pools = [WorkerPool(PoolSettings(workers=1)) for _ in range(3)]
+    pools = [WorkerPool(RewardConfig(workers=1)) for _ in range(3)]
     try:
         futures = [pool.submit(GOOD) for pool in pools for _ in range(5)]
         assert {verdict(future, 90) for future in futures} == {"right"}
@@ -264,7 +264,7 @@ def test_several_pools_side_by_side():
 
 
 def test_closing_answers_everybody():
-    doomed = WorkerPool(PoolSettings(workers=1, time_limit_s=30.0))
+    doomed = WorkerPool(RewardConfig(workers=1, time_limit_s=30.0))
     assert verdict(doomed.submit(GOOD), 60) == "right"
     futures = [doomed.submit(BOMB) for _ in range(3)]
     time.sleep(0.1)
@@ -285,7 +285,7 @@ def test_missing_math_verify_is_an_error_that_says_so(monkeypatch, tmp_path):
     (tmp_path / "math_verify").mkdir()
     (tmp_path / "math_verify" / "__init__.py").write_text("raise ImportError('no such thing here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    broken = WorkerPool(PoolSettings(workers=1))
+    broken = WorkerPool(RewardConfig(workers=1))
     try:
         with pytest.raises(RewardSetupError, match=r"erpo-verl\[reward\](.|\n)*no such thing here"):
             broken.submit(GOOD).result(60)
@@ -304,7 +304,7 @@ def test_workers_that_cannot_start_are_an_error(monkeypatch):
         return worker
 
     monkeypatch.setattr(nursery.Nursery, "fork", strangled)
-    starved = WorkerPool(PoolSettings(workers=1))
+    starved = WorkerPool(RewardConfig(workers=1))
     try:
         with pytest.raises(RewardSetupError, match="die as they start"):
             starved.submit(GOOD).result(90)

@@ -16,6 +16,7 @@ from erpo_verl.models import folder as folders
 from erpo_verl.models import tokenizer as tokenizers
 from erpo_verl.models.errors import VERL, ModelError, Names, first_line
 from erpo_verl.models.folder import Adapter
+from erpo_verl.models.shapes import check_shapes
 from erpo_verl.models.tokenizer import Decoder
 
 
@@ -72,6 +73,8 @@ def read_model(
     if quantised and training:
         raise ModelError(f"{told}: its weights are quantised ({quantised}), and those cannot be trained and written; take the model as it was before")
     folders.check_weights(base, told)
+    if not quantised:
+        check_shapes(base, adapter, config, told, trust_remote_code)
     vocabulary = configs.vocabulary_size(config)
     notes = []
     for part in {id(part): part for part in (config, config.get_text_config(decoder=True))}.values():

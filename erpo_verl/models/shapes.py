@@ -1,0 +1,66 @@
+"""Do the stored tensors have the shapes that config.json (or the adapter's settings) says? Known from the files' headers, before anything is loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from erpo_verl.models.errors import ModelError
+from erpo_verl.models.folder import Adapter, read_header
+
+
+def check_shapes(base: str, adapter: Adapter | None, config: PretrainedConfig, told: str, trust_remote_code: bool) -> None:
+    """Compare the tensors of a folder with a model of its configuration that has no memory (torch's ``meta`` device).
+
+    Names that only one side has are not judged here: some models store their weights under other names than they use them.
+
+    Raises:
+        ModelError: a tensor has another shape.
+    """
+    stored = _stored(Path(base))
+    if not stored and adapter is None:
+        return
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    except Exception:  # a model that cannot be made so tells at loading what is wrong with it
+        return
+    _compare(stored, {name: tensor.shape for name, tensor in model.state_dict().items()}, f"{told}: ", "its config.json says")
+    if adapter is not None:
+        _check_adapter(adapter, model, told)
+
+
+def _check_adapter(adapter: Adapter, model: torch.nn.Module, told: str) -> None:
+    from peft import PeftConfig, get_peft_model
+    from peft.utils import get_peft_model_state_dict
+
+    stored = _stored(Path(adapter.path))
+    if not stored or any("embed_tokens" in name or "lm_head" in name or "wte" in name for name in stored):
+        return  # may bring tokens of its own, for which the base is made larger
+    try:
+        settings = PeftConfig.from_pretrained(adapter.path)
+        settings.base_model_name_or_path = None  # what it says is found already
+        with torch.device("meta"):
+            wanted = get_peft_model_state_dict(get_peft_model(model, settings))
+    except Exception:  # as above
+        return
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    _compare(stored, shapes, f"{told}: the adapter does not fit its base: ", "adapter and base say")
+
+
+def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return {name: tuple(entry["shape"]) for file in files for name, entry in read_header(file)[0].items()}
+
+
+def _compare(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, torch.Size], said: str, who: str) -> None:
+    other = [name for name in stored if name in wanted and stored[name] != tuple(wanted[name])]
+    if other:
+        name = other[0]
+        raise ModelError(
+            f"{said}{len(other)} of its tensors have other shapes than {who} ({name} is {stored[name]}, not {tuple(wanted[name])}): the two are of different models"
+        )

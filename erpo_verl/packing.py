@@ -23,8 +23,8 @@ _CPU_BLOCK = 1 << 18
 _CPU_SCAN = 1 << 18
 # Runs of valid tokens that are longer than this on average are copied run by run, shorter ones index by index.
 _LONG_RUN = 256
-# Tokens whose entropies are summed at once before the running sum looks at single ones.
-_PIECE = 32
+# Entropies are summed in this many units a nat.
+_ENTROPY_UNITS = 2.0**32
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Block:
     group_of_row: Tensor  # [b] int64, 0 .. g - 1
     group_lengths: Tensor  # [g] int64, tokens of each group
     lengths: Tensor  # [b] int64, T_i: valid tokens of each row
-    bucket_lengths: Tensor  # [b, K] int64, tokens of each segment; K = 1 until `cut`
+    bucket_lengths: Tensor  # [b, K] int64, tokens of each segment; K = 1 until they are `cut`
     _flat: Callable[[], Tensor] = field(repr=False)  # makes `flat`
     _runs: Sequence[tuple[int, int]] | None = field(default=None, repr=False)  # in place of it, if they are long: first position and the end
     _last: dict[str, Any] = field(default_factory=dict, repr=False)  # shared by all blocks: the flat that was made last, and for which
@@ -79,25 +79,12 @@ class Block:
         """[n]: each token's value, out of one for each run of ``lengths``: those of the block's rows, groups or buckets."""
         return repeat(values.reshape(-1), lengths.reshape(-1), self.size)
 
-    def cut(self, buckets: int, entropy: Tensor | None = None, session: Tensor | None = None) -> Block:
-        """Cuts each response into `buckets` K by position, k = floor(K t / T_i).
-
-        With `entropy` [n] the cut is by cumulative entropy instead: k = min(floor(K S_t / S_T), K - 1), where S_t is the sum of
-        the response's entropies up to and including t. A response whose entropies are all 0 is cut by position.
-
-        With `session` [B] int64, rows of the same number are one response whose parts follow each other in the order of the rows.
-        """
-        start, total = torch.zeros_like(self.lengths), self.lengths
-        if session is not None:
-            session = session[self.rows].to(self.lengths.device)
-            start, total = _spans(self.lengths, session)
-        # The first t with floor(K t / T_i) >= k is ceil(k T_i / K): integers, so no rounding can move a token.
-        steps = torch.arange(buckets + 1, device=self.lengths.device)
-        edges = (steps * total[:, None] + buckets - 1) // buckets - start[:, None]
-        edges = edges.clamp(min=0).minimum(self.lengths[:, None])
-        if entropy is not None and self.size:
-            edges = _entropy_edges(entropy, self, edges, session)
-        return replace(self, bucket_lengths=edges.diff(dim=1))
+    def cut_by_entropy(self, entropy: Tensor, session: Tensor | None = None) -> Block:
+        """Cut by cumulative `entropy` [n] into as many buckets: k = min(floor(K S_t / S_T), K - 1), where S_t is the sum of the
+        response's entropies up to and including t. A response whose entropies are all 0 stays cut by position."""
+        if not self.size:
+            return self
+        return replace(self, bucket_lengths=_entropy_edges(entropy, self, session).diff(dim=1))
 
     @property
     def row(self) -> Tensor:
@@ -163,6 +150,22 @@ def pack(response_mask: Tensor, groups: Groups, lengths: Tensor | None = None) -
     return blocks
 
 
+def cut(blocks: Sequence[Block], buckets: int, session: Tensor | None = None) -> list[Block]:
+    """Cuts each response into `buckets` K by position, k = floor(K t / T_i).
+
+    With `session` [B] int64, rows of the same number are one response whose parts follow each other in the order of the rows.
+    """
+    lengths = torch.cat([block.lengths for block in blocks])
+    start, total = torch.zeros_like(lengths), lengths
+    if session is not None:
+        start, total = _spans(lengths, session[torch.cat([block.rows for block in blocks])].to(lengths.device))
+    # The first t with floor(K t / T_i) >= k is ceil(k T_i / K): integers, so no rounding can move a token.
+    steps = torch.arange(buckets + 1, device=lengths.device)
+    edges = (steps * total[:, None] + buckets - 1) // buckets - start[:, None]
+    parts = edges.clamp_(min=0).minimum(lengths[:, None]).diff(dim=1).split([len(block.lengths) for block in blocks])
+    return [replace(block, bucket_lengths=part) for block, part in zip(blocks, parts, strict=True)]
+
+
 def _whole(response_mask: Tensor, groups: Groups, lengths: Tensor) -> Block:
     """All rows in one block, without waiting for the device."""
     device, size = response_mask.device, int(lengths.sum())
@@ -226,28 +229,23 @@ def _spans(values: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
     return start, total
 
 
-def _entropy_edges(entropy: Tensor, block: Block, edges: Tensor, session: Tensor | None) -> Tensor:
-    """[b, K + 1]: the first t in each bucket of cumulative entropy; `edges` (by position) where there is no entropy.
+def _entropy_edges(entropy: Tensor, block: Block, session: Tensor | None) -> Tensor:
+    """[b, K + 1]: the first t in each bucket of cumulative entropy; as the block is cut where there is no entropy.
 
-    Each response is summed by itself, so that no other one can move a token that lies on an edge. The running sum is made of
-    pieces of the response; only in the pieces that hold an edge does it look at each token.
+    Sums are of integers, in units of 2^-32 nats (what a float32 entropy above 0.004 nats is a multiple of): no rounding, so that no
+    other response and no order of summing can move a token that lies on an edge.
     """
-    lengths, buckets, device = block.lengths, edges.shape[1] - 1, entropy.device
+    lengths, buckets, device = block.lengths, block.bucket_lengths.shape[1], entropy.device
     # An entropy may come out of a softmax as -1e-8; the running sum must not fall.
-    spent = entropy.double().clamp_(min=0)
-    count = max(1, -(-block.longest // _PIECE))
-    sizes = (lengths[:, None] - torch.arange(count, device=device) * _PIECE).clamp_(0, _PIECE)
-    running = segment_sums(spent, sizes.reshape(-1)).view(-1, count).cumsum(dim=1)
-    before, total = torch.zeros_like(running[:, :1]), running[:, -1:]
-    if session is not None:
-        before, total = (x[:, None] for x in _spans(running[:, -1], session))
+    running = entropy.clamp(min=0).mul_(_ENTROPY_UNITS).to(torch.int64).cumsum(0)
+    ends = lengths.cumsum(0)
+    spent = torch.where(ends > 0, running[(ends - 1).clamp_(min=0)], 0)  # [b], up to the end of each row
+    total = spent.diff(prepend=spent.new_zeros(1))
+    before, in_all = (torch.zeros_like(total), total) if session is None else _spans(total, session[block.rows].to(device))
     # The first t with K S_t >= k S_T; what is left, S_T included, is in the last bucket.
-    levels = total * torch.arange(1, buckets, device=device)
-    piece = torch.searchsorted((running + before).mul_(buckets), levels).clamp_(max=count - 1)
-    before = before + torch.nn.functional.pad(running, (1, 0)).gather(1, piece)
-    inside = (piece * _PIECE)[:, :, None] + torch.arange(_PIECE, device=device)  # [b, K - 1, piece], tokens of the response
-    first = (lengths.cumsum(0) - lengths)[:, None, None]
-    tokens = spent[(first + inside).clamp_(max=len(spent) - 1)].masked_fill_(inside >= lengths[:, None, None], 0)
-    below = tokens.cumsum(dim=2).add_(before[:, :, None]).mul_(buckets) < levels[:, :, None]
-    inner = (piece * _PIECE + below.sum(dim=2)).minimum(lengths[:, None])
-    return torch.where(total > 0, torch.cat([edges[:, :1], inner, edges[:, -1:]], dim=1), edges)
+    levels = (in_all[:, None] * torch.arange(1, buckets, device=device) + buckets - 1) // buckets - before[:, None]
+    inner = torch.searchsorted(running, levels + (spent - total)[:, None]) - (ends - lengths)[:, None]
+    inner = inner.clamp_(min=0).minimum(lengths[:, None])
+    edges = torch.cat([torch.zeros_like(lengths)[:, None], inner, lengths[:, None]], dim=1)
+    by_position = torch.nn.functional.pad(block.bucket_lengths.cumsum(dim=1), (1, 0))
+    return torch.where(in_all[:, None] > 0, edges, by_position)

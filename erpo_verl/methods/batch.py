@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from erpo_verl.packing import Block, pack
-from erpo_verl.segments import Groups, Moments, moments_of, repeat
+from erpo_verl.segments import Groups, Moments, joined, moments_of, repeat
 
 INPUTS = ("entropy", "old_log_probs", "ref_log_prob")
 """Fields of a `TokenBatch` that a method may do without."""
@@ -129,31 +129,63 @@ class TokenBatch:
         return torch.tensor([i for i, name in enumerate(ids) if name not in gone], dtype=torch.int64)
 
 
-class Column(Sequence[Tensor]):
-    """One number for each valid token, block by block ([n] each): made when it is asked for, the last one kept."""
+_WINDOW = 8  # blocks
 
-    def __init__(self, blocks: Sequence[Block], take: Callable[[Block], Tensor]):
-        self._blocks, self._take = blocks, take
-        self._last: tuple[int, Tensor] | None = None
-        self.unread = set(range(len(blocks)))
+T = TypeVar("T")
+
+
+class PerBlock(Sequence[T]):
+    """Something of each block, made when it is asked for and kept while the work is in the same window of blocks."""
+
+    def __init__(self, count: int, make: Callable[[int], T]):
+        self._count, self._make = count, make
+        self._window, self._kept = 0, dict[int, T]()
+        self.unread = set(range(count))
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return self._count
 
-    def __getitem__(self, number: int) -> Tensor:
-        if self._last is None or self._last[0] != number:
-            self._last = None  # its memory goes before the next one's comes
-            self._last = number, self._take(self._blocks[number])
+    def __getitem__(self, number: int) -> T:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        if number // _WINDOW != self._window:
+            self._window = number // _WINDOW
+            self._kept.clear()
+        if number not in self._kept:
+            self._kept[number] = self._make(number)
             self.unread.discard(number)
-        return self._last[1]
+        return self._kept[number]
+
+
+class Tables:
+    """What must be known of a block's groups before its tokens are looked at one by one: small tables, worked out for a window of blocks at
+    once, as their many small steps would take as long as a block's tokens do.
+
+    Args:
+        of_block: sums of a block, along the first dimension.
+        finish: from the sums of several blocks to tables that have the same first dimension.
+    """
+
+    def __init__(self, count: int, of_block: Callable[[int], Moments], finish: Callable[[Moments, range], tuple[Tensor, ...]]):
+        self._count, self._of_block, self._finish = count, of_block, finish
+        self._window, self._tables = -1, list[tuple[Tensor, ...]]()
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        """The part of the block's own in each table."""
+        if number // _WINDOW != self._window:
+            self._window = number // _WINDOW
+            numbers = range(self._window * _WINDOW, min((self._window + 1) * _WINDOW, self._count))
+            found = [self._of_block(i) for i in numbers]
+            sizes = [len(moments.count) for moments in found]
+            self._tables = list(zip(*(table.split(sizes) for table in self._finish(joined(found), numbers)), strict=True))
+        return self._tables[number % _WINDOW]
 
 
 class Packed:
     """A batch for a method's work: valid tokens packed into blocks of rows, statistics by group at hand.
 
-    A block holds whole groups. `Column`s have one entry a block: the block's n valid tokens, one response after the other, [n] in
-    ``dtype``, on the device of the batch; go through them block by block, and do not change them. They are None where the input is not
-    given. Every number in them is finite: that is checked before the method sees it. What is one number a row, [B], is on the CPU.
+    A block holds whole groups. What is `PerBlock` has one entry a block: the block's n valid tokens, one response after the other, [n] in
+    ``dtype``, on the device of the batch. Go through them block by block: they are not kept. They are None where the input is not given. Every number in them is finite: that is checked before the method sees it. What is one number a row, [B], is on the CPU.
     """
 
     def __init__(self, given: TokenBatch, together: Together | None = None):
@@ -173,8 +205,7 @@ class Packed:
         self.tokens = sum(block.size for block in self.blocks)
         """Number of valid tokens."""
         self._prepare_outcomes(checked_rewards(rewards, given))
-        self._columns = {name: Column(self.blocks, self._taker(name)) for name in self._inputs}
-        self._moments: tuple[int, Moments] | None = None
+        self._columns = {name: PerBlock(len(self.blocks), self._taker(name)) for name in self._inputs}
 
     def _fetched(self, rewards: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of the rewards and numbers of tokens [B] of a device on the CPU, and all inputs checked: one wait for the device."""
@@ -186,8 +217,8 @@ class Packed:
             check_finite(self._inputs, pack(mask, self.groups, lengths.long()))
         return sums.to(rewards.dtype), lengths.long()
 
-    def _taker(self, name: str) -> Callable[[Block], Tensor]:
-        return lambda block: self._checked(block.take(self._inputs[name]).to(self.dtype), block)
+    def _taker(self, name: str) -> Callable[[int], Tensor]:
+        return lambda i: self._checked(self.blocks[i].take(self._inputs[name]).to(self.dtype), self.blocks[i])
 
     def _checked(self, tokens: Tensor, block: Block) -> Tensor:
         """The tokens; on the CPU after a look for NaN and inf, which make the sum so."""
@@ -204,27 +235,28 @@ class Packed:
                 column[number]
 
     @property
-    def entropy(self) -> Column | None:
+    def entropy(self) -> PerBlock[Tensor] | None:
         """H, nats."""
         return self._columns.get("entropy")
 
     @property
-    def old_log_probs(self) -> Column | None:
+    def old_log_probs(self) -> PerBlock[Tensor] | None:
         """log pi_old of the sampled tokens, nats."""
         return self._columns.get("old_log_probs")
 
     @cached_property
-    def log_ratio(self) -> Column | None:
-        """log pi_old - log pi_ref of the sampled tokens, nats; 0 in rows ``without_reference``."""
+    def log_ratio(self) -> PerBlock[Tensor] | None:
+        """log pi_old - log pi_ref of the sampled tokens, nats; 0 in rows ``without_reference``. The method may overwrite it."""
         if not {"old_log_probs", "ref_log_prob"} <= self._inputs.keys():
             return None
-        return Column(self.blocks, self._log_ratio)
+        return PerBlock(len(self.blocks), self._log_ratio)
 
-    def _log_ratio(self, block: Block) -> Tensor:
+    def _log_ratio(self, number: int) -> Tensor:
+        block = self.blocks[number]
         old, ref = (block.take(self._inputs[name]).to(self.dtype) for name in INPUTS[1:])
         if self.given.without_reference is not None:
             ref = torch.where(block.spread(self.given.without_reference), old, ref)
-        return self._checked(old - ref, block)
+        return self._checked(old.sub_(ref), block)
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -272,26 +304,32 @@ class Packed:
         total = torch.stack([H.sum(dtype=torch.float64) for H in self.entropy]).sum().item()
         return total / self.tokens if self.tokens else math.nan
 
-    def group_entropy(self, number: int) -> Moments:
-        """Moments [g] of the entropies of the valid tokens of each group of block ``number``."""
-        if self._moments is None or self._moments[0] != number:
-            self._moments = number, moments_of(self.entropy[number], self.blocks[number].group_lengths)
-        return self._moments[1]
+    @cached_property
+    def _group_entropy(self) -> Tables:
+        """For each group the mean of its entropies, one over their standard deviation, and their sum in float64."""
+        return Tables(
+            len(self.blocks),
+            lambda i: moments_of(self.entropy[i], self.blocks[i].group_lengths),
+            lambda moments, numbers: (*mean_and_scale(moments, self.dtype), moments.total),
+        )
+
+    def group_entropy(self, number: int) -> Tensor:
+        """[g] float64, sum of the entropies of the valid tokens of each group of block ``number``."""
+        return self._group_entropy[number][2]
 
     def z(self, number: int) -> Tensor:
         """[n] of block ``number``: z = (H - mu) / (sigma + eps), the entropy in standard deviations from its group's mean."""
-        return standardised(self.entropy[number], self.group_entropy(number), self.blocks[number].group_lengths)
+        return standardised(self.entropy[number], *self._group_entropy[number][:2], self.blocks[number].group_lengths)
 
 
-def standardised(values: Tensor, moments: Moments, lengths: Tensor, of_run: Tensor | None = None, least: float = 0.0) -> Tensor:
-    """(values - mu) / (max(sigma, least) + eps), [n], for each run of ``lengths`` consecutive values.
+def mean_and_scale(moments: Moments, dtype: torch.dtype, least: float = 0.0) -> tuple[Tensor, Tensor]:
+    """mu and 1 / (max(sigma, least) + eps)."""
+    return moments.mean.to(dtype), moments.std.clamp(min=least).add_(EPS).reciprocal_().to(dtype)
 
-    Args:
-        of_run: whose moments are each run's (along their first dimension); None: each run has its own.
-    """
-    table = torch.stack([moments.mean, 1 / (moments.std.clamp(min=least) + EPS)]).to(values.dtype)
-    table = table if of_run is None else table[:, of_run]
-    mu, scale = (repeat(x.reshape(-1), lengths.reshape(-1), len(values)) for x in table)
+
+def standardised(values: Tensor, mu: Tensor, scale: Tensor, lengths: Tensor) -> Tensor:
+    """(values - mu) / (sigma + eps), [n], by what `mean_and_scale` says of each run of ``lengths`` consecutive values."""
+    mu, scale = (repeat(x.reshape(-1), lengths.reshape(-1), len(values)) for x in (mu, scale))
     return torch.sub(values, mu, out=mu).mul_(scale)
 
 

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erpo_verl.methods.batch import Packed, TokenBatch, standardised
+from erpo_verl.methods.batch import Packed, PerBlock, Tables, TokenBatch, mean_and_scale, standardised
 from erpo_verl.methods.contract import Credit, Method, Writer
 from erpo_verl.methods.erpo_metrics import METRICS, TOKENS, metrics, sums_of_block, sums_of_buckets
 from erpo_verl.methods.erpo_settings import PREFIX, BucketsConfig, ErpoConfig, GateConfig, needs
 from erpo_verl.methods.grpo import outcome_advantage
-from erpo_verl.packing import Block
+from erpo_verl.packing import Block, cut
 from erpo_verl.segments import Groups, Moments, joined, moments_of, pool
 
 __all__ = ["METHOD", "ErpoConfig", "erpo_advantages"]
@@ -50,7 +50,8 @@ def compute(batch: Packed, config: ErpoConfig, out: Writer) -> None:
 
     # One value for each token.
     gate = Gate(batch, config.gate, strength, A) if config.gate.enable and Gate.measured(batch, config.gate) is not None else None
-    progress = Progress(batch, config) if config.progress.active and batch.log_ratio is not None else None
+    cells = buckets(batch, config)
+    progress = Progress(batch, config, cells) if config.progress.active and batch.log_ratio is not None else None
     for number, block in enumerate(batch.blocks):
         z, W = (None, None) if gate is None else gate(number)
         s, s_normalised = (None, None) if progress is None else progress(number)
@@ -59,8 +60,7 @@ def compute(batch: Packed, config: ErpoConfig, out: Writer) -> None:
 
         kept = {}
         if out.keep_tokens:
-            cells = buckets(batch, number, config)
-            kept = {"bucket": cells.bucket, "anchor": anchor_i, "gate": W, "progress": s, "progress_normalised": s_normalised}
+            kept = {"bucket": cells[number].bucket, "anchor": anchor_i, "gate": W, "progress": s, "progress_normalised": s_normalised}
         out.put(number, A_erpo, z=z, sums=sums_of_block(A_i, W, s_normalised, A_erpo, config), **kept)
     if progress is not None:
         out.add(**sums_of_buckets(joined(progress.moments), config))
@@ -96,7 +96,7 @@ class Gate:
             z = self.batch.z(number)
         else:
             log_p = self.batch.old_log_probs[number]
-            z = standardised(log_p, moments_of(log_p, block.group_lengths), block.group_lengths).neg_()
+            z = standardised(log_p, *mean_and_scale(moments_of(log_p, block.group_lengths), log_p.dtype), block.group_lengths).neg_()
         W = (self.config.gamma * z).sigmoid_()
         acts = None if self.config.side == "all" else (self.A > 0)[block.rows].to(W.device)  # [b], on which responses
         if self.config.normalize == "mean_one":
@@ -114,14 +114,16 @@ class Gate:
 
 
 def implicit_progress(log_ratio: Tensor, beta: float) -> Tensor:
-    """s = beta (log pi_old - log pi_ref), in beta * nats. Eq. 7. Certainty: high; beta medium."""
-    return beta * log_ratio
+    """s = beta (log pi_old - log pi_ref), in beta * nats; in place. Eq. 7. Certainty: high; beta medium."""
+    return log_ratio.mul_(beta)
 
 
-def buckets(batch: Packed, number: int, config: ErpoConfig) -> Block:
-    """A block cut into the progress windows k = min(floor(K tau), K - 1), tau = t / T_i. Certainty: medium-high."""
-    by_entropy = config.progress.active and config.buckets.axis == "cumulative_entropy"
-    return batch.blocks[number].cut(config.buckets.count, batch.entropy[number] if by_entropy else None, batch.session)
+def buckets(batch: Packed, config: ErpoConfig) -> Sequence[Block]:
+    """Blocks cut into the progress windows k = min(floor(K tau), K - 1), tau = t / T_i. Certainty: medium-high."""
+    by_position = cut(batch.blocks, config.buckets.count, batch.session)
+    if not config.progress.active or config.buckets.axis == "position":
+        return by_position
+    return PerBlock(len(by_position), lambda i: by_position[i].cut_by_entropy(batch.entropy[i], batch.session))
 
 
 class Progress:
@@ -132,47 +134,54 @@ class Progress:
     numerical noise up to unit variance.
     """
 
-    def __init__(self, batch: Packed, config: ErpoConfig):
-        self.batch, self.config = batch, config
-        self.moments: list[Moments] = []  # [g, K] of each block's groups, or [bands, K] of all
-        self.bands: Groups | None = None  # which rows share statistics across groups
+    def __init__(self, batch: Packed, config: ErpoConfig, cells: Sequence[Block]):
+        self.batch, self.config, self.cells = batch, config.progress, cells
+        self.s = PerBlock(len(cells), lambda i: implicit_progress(batch.log_ratio[i], config.progress.beta))
+        self.moments: list[Moments] = []  # of s by bucket [groups, K], or [bands, K]
+        self.bands: Tensor | None = None  # [B], rows of one number share statistics across groups
         if config.buckets.scope == "difficulty":
-            self.bands = difficulty_bands(batch.R, batch.groups, config.buckets)
-            rows = joined([self._row_moments(*self._tokens(number)) for number in range(len(batch.blocks))])
-            bands = self.bands.of_row[torch.cat([block.rows for block in batch.blocks])]
-            order, sizes = bands.argsort(stable=True).to(rows.count.device), self.bands.sizes.to(rows.count.device)
-            self.moments = [pool(rows.take(order), sizes)]
+            self.bands, count = difficulty_bands(batch.R, batch.groups, config.buckets), config.buckets.difficulty_bands
+            of_row = joined([self._of_rows(i) for i in range(len(cells))])
+            bands = Groups.from_numbers(self.bands[torch.cat([block.rows for block in cells])], count)
+            device = of_row.count.device
+            self.moments = [pool(of_row.take(bands.members.to(device)), bands.sizes.to(device))]
+        self.statistics = Tables(len(cells), self._of_rows, self._mu_and_scale)
 
-    def _tokens(self, number: int) -> tuple[Tensor, Block]:
-        return implicit_progress(self.batch.log_ratio[number], self.config.progress.beta), buckets(self.batch, number, self.config)
-
-    def _row_moments(self, s: Tensor, cells: Block) -> Moments:
+    def _of_rows(self, number: int) -> Moments:
         """[b, K]; rows whose reference was not run have none."""
-        moments, without = moments_of(s, cells.bucket_lengths), self.batch.given.without_reference
-        return moments if without is None else moments.only(~without[cells.rows.to(without.device), None].to(s.device))
+        cells, without = self.cells[number], self.batch.given.without_reference
+        moments = moments_of(self.s[number], cells.bucket_lengths)
+        return moments if without is None else moments.only(~without[cells.rows.to(without.device), None].to(moments.count.device))
+
+    def _mu_and_scale(self, of_row: Moments, numbers: range) -> tuple[Tensor, Tensor]:
+        """[rows, K] each."""
+        blocks = [self.cells[i] for i in numbers]
+        if self.bands is None:
+            sizes = torch.cat([block.group_sizes for block in blocks])
+            self.moments.append(pool(of_row, sizes))
+            of_set = torch.repeat_interleave(sizes, output_size=len(of_row.count))
+        else:
+            of_set = self.bands[torch.cat([block.rows for block in blocks])].to(of_row.count.device)
+        mu, scale = mean_and_scale(self.moments[-1], self.batch.dtype, self.config.min_std)
+        return mu[of_set], scale[of_set]
 
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
         """s [n] and s~ [n] of a block."""
-        s, cells = self._tokens(number)
-        if self.bands is None:
-            of_row = cells.group_of_row
-            self.moments.append(pool(self._row_moments(s, cells), cells.group_sizes))
-        else:
-            of_row = self.bands.of_row[cells.rows].to(s.device)
-        s_normalised = standardised(s, self.moments[-1], cells.bucket_lengths, of_row, self.config.progress.min_std)
-        clip = self.config.progress.clip
+        s, (mu, scale) = self.s[number], self.statistics[number]
+        s_normalised = standardised(s, mu, scale, self.cells[number].bucket_lengths)
+        clip = self.config.clip
         return s, s_normalised if clip is None else s_normalised.clamp_(-clip, clip)
 
 
-def difficulty_bands(R: Tensor, groups: Groups, buckets: BucketsConfig) -> Groups:
-    """Rows pooled by their prompt's difficulty; this project's reading of "groups samples by difficulty".
+def difficulty_bands(R: Tensor, groups: Groups, buckets: BucketsConfig) -> Tensor:
+    """[B] int64, the band of each row's prompt; this project's reading of "groups samples by difficulty".
 
     Bands are of equal width in the group's mean outcome, over the range of R in the batch (for outcomes 0 and 1: bands
     of accuracy). All rows are in one band if all outcomes are equal.
     """
     count, low, width = buckets.difficulty_bands, R.double().min(), R.double().max() - R.double().min()
     height = groups.row_means(R.double() - low) * count / torch.where(width > 0, width, 1)
-    return Groups.from_numbers(height.long().clamp_(0, count - 1), count)
+    return height.long().clamp_(0, count - 1)
 
 
 # --- Synthesis --------------------------------------------------------------------------------------------------------

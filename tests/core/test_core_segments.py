@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from erpo_verl import packing
 from erpo_verl.methods.batch import Packed, TokenBatch
 from erpo_verl.methods.diagnostics import Diagnostics
-from erpo_verl.packing import pack
+from erpo_verl.packing import cut, pack
 from erpo_verl.segments import Groups, joined, moments_of, pool, zeros_like
 
 
@@ -48,8 +48,7 @@ def test_blocks_hold_every_token_once_and_whole_groups(seed, rows, width, count,
             patch.setattr(packing, name, size)
         blocks = pack(mask.to(mask_dtype), groups)
     assert sorted(torch.cat([b.rows for b in blocks]).tolist()) == list(range(rows))
-    for whole in blocks:
-        b = whole.cut(count)
+    for b in cut(blocks, count):
         assert torch.equal(groups.of_row[b.rows].unique_consecutive(return_inverse=True)[1], b.group_of_row)
         assert b.group_sizes.tolist() == b.group_of_row.bincount().tolist()
         assert b.group_lengths.tolist() == [int(b.lengths[b.group_of_row == k].sum()) for k in range(len(b.group_sizes))]
@@ -81,8 +80,7 @@ def test_the_last_look_at_the_mask_may_be_shorter(monkeypatch):
 def test_pooled_moments_are_those_of_the_tokens(seed, rows, count, shift):
     g = torch.Generator().manual_seed(seed)
     mask = torch.rand(rows, 9, generator=g) < 0.5
-    (block,) = pack(mask, Groups.from_ids(torch.randint(0, 3, (rows,), generator=g)))
-    block = block.cut(count)
+    (block,) = cut(pack(mask, Groups.from_ids(torch.randint(0, 3, (rows,), generator=g))), count)
     tokens = block.take(torch.randn(rows, 9, generator=g, dtype=torch.float64) + shift)
     moments = pool(moments_of(tokens, block.bucket_lengths), block.group_sizes)
     group_of_token = block.repeat(block.group_of_row, block.lengths)
@@ -105,8 +103,8 @@ def test_the_spread_survives_a_large_mean():
     # In float32 sums nothing would be left of a spread of 1/4 on 10,000.
     mask = torch.ones(4, 5000)
     values = 1e4 + 0.25 * (torch.arange(20000) % 2 * 2 - 1).view(4, 5000).float()
-    (block,) = pack(mask, Groups.from_ids([0] * 4))
-    moments = pool(moments_of(block.take(values), block.cut(10).bucket_lengths), block.group_sizes)
+    (block,) = cut(pack(mask, Groups.from_ids([0] * 4)), 10)
+    moments = pool(moments_of(block.take(values), block.bucket_lengths), block.group_sizes)
     assert moments.std.tolist() == [[0.25] * 10]
     assert moments.mean.tolist() == [[1e4] * 10]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from erpo_verl.segments import Groups, repeat, segment_sums
 
 # Tokens of a block on the CPU, at about which number the handful of vectors in use leaves the cache, and fewer are mostly overhead.
-_CPU_BLOCK = 1 << 18
+_CPU_BLOCK = 1 << 17
 # Positions of the mask that are looked at in one go.
 _CPU_SCAN = 1 << 18
 # Runs of valid tokens that are longer than this on average are copied run by run, shorter ones index by index.
@@ -72,12 +72,12 @@ class Block:
 
     def spread(self, values: Tensor) -> Tensor:
         """[n]: each token's value, out of one for each row of the batch [B] or for each row and bucket [B, K]."""
-        values = values[self.rows.to(values.device)].to(self.lengths.device)
-        return self.repeat(values, self.lengths if values.ndim == 1 else self.bucket_lengths)
+        values = values[self.rows if values.is_cpu else self.rows.to(values.device)]
+        return self.repeat(values.to(self.lengths.device), self.lengths if values.ndim == 1 else self.bucket_lengths)
 
     def repeat(self, values: Tensor, lengths: Tensor) -> Tensor:
         """[n]: each token's value, out of one for each run of ``lengths``: those of the block's rows, groups or buckets."""
-        return repeat(values.reshape(-1), lengths.reshape(-1), self.size)
+        return repeat(values, lengths, self.size)
 
     def cut_by_entropy(self, entropy: Tensor, session: Tensor | None = None) -> Block:
         """Cut by cumulative `entropy` [n] into as many buckets: k = min(floor(K S_t / S_T), K - 1), where S_t is the sum of the

@@ -97,9 +97,9 @@ def joined(parts: Sequence[Moments]) -> Moments:
 
 def moments_of(tokens: Tensor, lengths: Tensor) -> Moments:
     """Moments of each run of ``lengths`` (of any shape) consecutive ``tokens`` [n]."""
-    values = tokens.to(torch.float64, copy=True)
-    total = segment_sums(values, lengths.reshape(-1)).view(lengths.shape)
-    return Moments(lengths.double(), total, segment_sums(values.square_(), lengths.reshape(-1)).view(lengths.shape))
+    runs, values = Runs(lengths.reshape(-1)), tokens.to(torch.float64, copy=True)
+    total = runs.sums(values).view(lengths.shape)
+    return Moments(lengths.double(), total, runs.sums(values.square_()).view(lengths.shape))
 
 
 def pool(moments: Moments, sizes: Tensor) -> Moments:
@@ -118,23 +118,38 @@ def zeros_like(tensor: Tensor) -> Tensor:
     return torch.from_numpy(np.zeros(tuple(tensor.shape), dtype=torch.empty(0, dtype=tensor.dtype).numpy().dtype))
 
 
+class Runs:
+    """Runs of `lengths` [S] consecutive entries, to be summed."""
+
+    def __init__(self, lengths: Tensor):
+        self.lengths = lengths
+        if not lengths.is_cuda:
+            sizes = lengths.numpy()
+            # reduceat sums from each start to the next one, so an empty run must not be among the starts.
+            self._starts, self._used = sizes.cumsum() - sizes, None
+            if not sizes.all() or not len(sizes):
+                self._used = sizes > 0
+                self._starts = self._starts[self._used]
+
+    def sums(self, values: Tensor) -> Tensor:
+        """[S, ...]: sum of each run of `values` [N, ...]; 0 for an empty one."""
+        if values.is_cuda:
+            return torch.segment_reduce(values, "sum", lengths=self.lengths, axis=0, unsafe=True)
+        if self._used is None:
+            return torch.from_numpy(np.add.reduceat(values.numpy(), self._starts, axis=0))
+        sums = np.zeros((len(self._used), *values.shape[1:]), dtype=values.numpy().dtype)
+        if len(self._starts):
+            sums[self._used] = np.add.reduceat(values.numpy(), self._starts, axis=0)
+        return torch.from_numpy(sums)
+
+
 def segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
     """[S, ...]: sum of each run of `lengths` [S] consecutive entries of `values` [N, ...]; 0 for an empty run."""
-    if values.is_cuda:
-        return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
-    sizes = lengths.numpy()
-    starts = np.cumsum(sizes) - sizes
-    if len(sizes) and sizes.min() > 0:
-        return torch.from_numpy(np.add.reduceat(values.numpy(), starts, axis=0))
-    # reduceat sums from each start to the next one, so an empty run must not be among the starts.
-    used, sums = sizes > 0, values.new_zeros((len(sizes), *values.shape[1:]))
-    if used.any():
-        sums.numpy()[used] = np.add.reduceat(values.numpy(), starts[used], axis=0)
-    return sums
+    return Runs(lengths).sums(values)
 
 
 def repeat(values: Tensor, lengths: Tensor, size: int) -> Tensor:
-    """[size]: each of `values` [S] repeated `lengths` [S] times."""
+    """[size]: each of `values`, repeated as often as `lengths` of the same shape says."""
     if values.is_cuda:
-        return torch.repeat_interleave(values, lengths, output_size=size)
-    return torch.from_numpy(np.repeat(values.numpy(), lengths.numpy()))
+        return torch.repeat_interleave(values.reshape(-1), lengths.reshape(-1), output_size=size)
+    return torch.from_numpy(values.numpy().ravel().repeat(lengths.numpy().ravel()))

@@ -146,14 +146,15 @@ class PerBlock(Sequence[T]):
         return self._count
 
     def __getitem__(self, number: int) -> T:
+        if (found := self._kept.get(number)) is not None:
+            return found
         if not 0 <= number < self._count:
             raise IndexError(number)
         if number // _WINDOW != self._window:
             self._window = number // _WINDOW
             self._kept.clear()
-        if number not in self._kept:
-            self._kept[number] = self._make(number)
-            self.unread.discard(number)
+        self.unread.discard(number)
+        self._kept[number] = self._make(number)
         return self._kept[number]
 
 
@@ -319,7 +320,8 @@ class Packed:
 
     def z(self, number: int) -> Tensor:
         """[n] of block ``number``: z = (H - mu) / (sigma + eps), the entropy in standard deviations from its group's mean."""
-        return standardised(self.entropy[number], *self._group_entropy[number][:2], self.blocks[number].group_lengths)
+        mu, scale, _ = self._group_entropy[number]
+        return standardised(self.entropy[number], mu, scale, self.blocks[number].group_lengths)
 
 
 def mean_and_scale(moments: Moments, dtype: torch.dtype, least: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -329,8 +331,9 @@ def mean_and_scale(moments: Moments, dtype: torch.dtype, least: float = 0.0) -> 
 
 def standardised(values: Tensor, mu: Tensor, scale: Tensor, lengths: Tensor) -> Tensor:
     """(values - mu) / (sigma + eps), [n], by what `mean_and_scale` says of each run of ``lengths`` consecutive values."""
-    mu, scale = (repeat(x.reshape(-1), lengths.reshape(-1), len(values)) for x in (mu, scale))
-    return torch.sub(values, mu, out=mu).mul_(scale)
+    size = values.shape[0]
+    mu = repeat(mu, lengths, size)
+    return torch.sub(values, mu, out=mu).mul_(repeat(scale, lengths, size))
 
 
 def checked_rewards(R: Tensor, given: TokenBatch) -> Tensor:

@@ -121,7 +121,7 @@ class Writer:
         H = None if batch.entropy is None else batch.entropy[number]
         z = quantities.pop("z", None)
         z = batch.z(number) if z is None and H is not None else z
-        if len(advantages):
+        if block.size:
             self._tally.add({**self._diagnostics.sums(number, advantages, H, z), **(sums or {})})
         if self.keep_tokens:
             self._kept.append({"advantages": advantages, "entropy": H, "z": z, **quantities})

@@ -135,15 +135,15 @@ class Diagnostics:
             found["H"] = self.batch.group_entropy(number).sum().to(size.dtype)
             picked = slice(-self._seen % self._every, None, self._every)
             self._sample.append(torch.stack([x[picked] for x in (z, H, size)], dim=1))
-            self._seen += len(size)
+            self._seen += size.shape[0]
         return found
 
     def _scratch(self, number: int, like: Tensor) -> Tensor:
         """[n] to be written to, the same memory for every block."""
         memory = self._memory[number]
-        if memory is None or len(memory) < len(like) or memory.dtype != like.dtype:
+        if memory is None or memory.shape[0] < like.shape[0] or memory.dtype != like.dtype:
             self._memory[number] = torch.empty_like(like)
-        return self._memory[number][: len(like)]
+        return self._memory[number][: like.shape[0]]
 
     def sample(self) -> Tensor | None:
         """[m, 3] z, entropy and size of the advantage of an even sample of the tokens put so far; None without entropies."""

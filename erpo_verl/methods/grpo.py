@@ -36,13 +36,16 @@ def normalised(R: Tensor, groups: Groups, divide_by_std: bool = True) -> Tensor:
     # verl takes torch.mean and torch.std of one group at a time, and a batched torch.std rounds differently. Groups
     # often have the same outcomes (0s and 1s), so each distinct list of outcomes is worked out once.
     numbers: dict[tuple[float, ...], int] = {}
-    of_group, samples = [], []
-    for outcomes in R[groups.members].split(groups.sizes.tolist()):
-        key = tuple(outcomes.tolist())
+    of_group, samples, start = [], [], 0
+    in_order = R[groups.members]
+    values = in_order.tolist()
+    for size in groups.sizes.tolist():
+        key = tuple(values[start : start + size])
         if key not in numbers:
             numbers[key] = len(numbers)
-            samples.append(outcomes)
+            samples.append(in_order[start : start + size])
         of_group.append(numbers[key])
+        start += size
     several = torch.tensor([len(key) > 1 for key in numbers], device=R.device)
     means = torch.where(several, torch.stack([x.mean() for x in samples]), 0)
     scales = torch.stack([x.std() if len(key) > 1 else x[0] for x, key in zip(samples, numbers, strict=True)]) + EPS

@@ -142,7 +142,7 @@ def pack(response_mask: Tensor, groups: Groups, lengths: Tensor | None = None) -
         within, lengths = torch.from_numpy(group_sizes[low:high]), torch.from_numpy(of_row[rows])
         blocks.append(
             Block(
-                groups.members[rows], response_mask.shape[1], total, int(lengths.max()), within, torch.repeat_interleave(within),
+                groups.members[rows], response_mask.shape[1], total, int(of_row[rows].max()), within, torch.from_numpy(np.repeat(np.arange(high - low), group_sizes[low:high])),
                 torch.from_numpy(of_group[low:high]), lengths, lengths[:, None], lambda begin=begin, end=end: torch.from_numpy(_ranges(begin, end)),
                 list(zip(begin.tolist(), end.tolist(), strict=True)) if total > _LONG_RUN * len(size) else None, last,
             )

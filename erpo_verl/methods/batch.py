@@ -307,20 +307,16 @@ class Packed:
 
     @cached_property
     def _group_entropy(self) -> Tables:
-        """For each group the mean of its entropies, one over their standard deviation, and their sum in float64."""
+        """mu and 1 / (sigma + eps) of each group's entropies."""
         return Tables(
             len(self.blocks),
             lambda i: moments_of(self.entropy[i], self.blocks[i].group_lengths),
-            lambda moments, numbers: (*mean_and_scale(moments, self.dtype), moments.total),
+            lambda moments, numbers: mean_and_scale(moments, self.dtype),
         )
-
-    def group_entropy(self, number: int) -> Tensor:
-        """[g] float64, sum of the entropies of the valid tokens of each group of block ``number``."""
-        return self._group_entropy[number][2]
 
     def z(self, number: int) -> Tensor:
         """[n] of block ``number``: z = (H - mu) / (sigma + eps), the entropy in standard deviations from its group's mean."""
-        mu, scale, _ = self._group_entropy[number]
+        mu, scale = self._group_entropy[number]
         return standardised(self.entropy[number], mu, scale, self.blocks[number].group_lengths)
 
 

@@ -126,6 +126,10 @@ class Writer:
         if self.keep_tokens:
             self._kept.append({"advantages": advantages, "entropy": H, "z": z, **quantities})
 
+    def picked(self, number: int) -> slice:
+        """Which tokens of block ``number`` are in an even sample of the batch's, for metrics of single tokens that would be dear over all."""
+        return self._diagnostics.picked(number)
+
     def add(self, **sums: Tensor) -> None:
         """Takes sums over the batch that belong to no block, to be read from ``pooled``; before that is read."""
         self._of_batch |= sums

@@ -61,7 +61,7 @@ def compute(batch: Packed, config: ErpoConfig, out: Writer) -> None:
         kept = {}
         if out.keep_tokens:
             kept = {"bucket": cells[number].bucket, "anchor": anchor_i, "gate": W, "progress": s, "progress_normalised": s_normalised}
-        out.put(number, A_erpo, z=z, sums=sums_of_block(A_i, W, s_normalised, A_erpo, config), **kept)
+        out.put(number, A_erpo, z=z, sums=sums_of_block(A_i, W, s_normalised, A_erpo, config, out.picked(number)), **kept)
     if progress is not None:
         out.add(**sums_of_buckets(joined(progress.moments), config))
     out.metrics |= metrics(config, eta, strength, out, gate is not None, progress is not None)

@@ -31,7 +31,7 @@ METRICS = (
         "erpo/progress_clip_share/mean", "share of the same tokens whose s~ is at the limit `progress.clip`; 0 without a limit", "0 to 1", "[here]"
     ),
     Metric(
-        "erpo/sign_flip_share/mean", "share of tokens whose A^ERPO has the opposite sign of A_i", "0 to 1", "[E] eq. 10", "Advantages turned round"
+        "erpo/sign_flip_share/mean", "share of tokens whose A^ERPO has the opposite sign of A_i, in an even sample of at most 8,192 of the batch's tokens", "0 to 1", "[E] eq. 10", "Advantages turned round"
     ),
     Metric("erpo/bound_share/mean", "share of tokens whose advantage is held by `synthesis.bound`", "0 to 1", "[here]"),
     Metric("erpo/strength/mean", "strength of gate and progress at this step, where a setting of `strength` is set", "0 to 1", "[here]"),
@@ -54,8 +54,10 @@ def count(compare: Callable[..., Tensor], values: Tensor, threshold: float | Ten
     return compare(values, threshold, out=values).sum()
 
 
-def sums_of_block(A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_erpo: Tensor, config: ErpoConfig) -> dict[str, Tensor]:
-    """What a block's tokens [n] add to the metrics."""
+def sums_of_block(
+    A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_erpo: Tensor, config: ErpoConfig, picked: slice
+) -> dict[str, Tensor]:
+    """What a block's tokens [n] add to the metrics; ``picked``: those of an even sample."""
     found: dict[str, Tensor] = {}
     if not len(A):
         return found
@@ -64,7 +66,8 @@ def sums_of_block(A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_er
         found |= {"W": W.sum(), "W^2": torch.dot(W, W), "W min": low, "W max": high}
     if s_normalised is not None:
         low, high = s_normalised.aminmax()
-        found |= {"|s~| max": torch.maximum(-low, high), "flipped": count(torch.lt, A * A_erpo, 0.0)}
+        flipped = A[picked] * A_erpo[picked] < 0
+        found |= {"|s~| max": torch.maximum(-low, high), "flipped": flipped.sum().to(A.dtype), "sampled": A.new_tensor(flipped.shape[0])}
         if config.progress.clip is not None:
             found |= {"clipped": count(torch.ge, s_normalised.abs(), config.progress.clip), "s~": s_normalised.sum()}
             found["s~^2"] = torch.dot(s_normalised, s_normalised)
@@ -103,7 +106,7 @@ def metrics(config: ErpoConfig, eta: float, strength: float, out: Writer, gate: 
             "progress_normalised_std/mean": pooled.std("s~", "s~^2", "s count"),
             "progress_normalised_abs/max": pooled["|s~| max"],
             "progress_clip_share/mean": pooled.mean("clipped", "s count"),
-            "sign_flip_share/mean": pooled.mean("flipped"),
+            "sign_flip_share/mean": pooled.mean("flipped", "sampled"),
         }
     if config.synthesis.bound is not None:
         found["bound_share/mean"] = pooled.mean("held")

@@ -205,6 +205,11 @@ class Packed:
         self.blocks: list[Block] = pack(mask, self.groups, lengths)
         self.tokens = sum(block.size for block in self.blocks)
         """Number of valid tokens."""
+        if lengths is None:
+            rows = torch.cat([block.rows for block in self.blocks])
+            lengths = torch.empty_like(rows).index_copy_(0, rows, torch.cat([block.lengths for block in self.blocks]))
+        self.lengths = lengths
+        """[B] int64, T_i: valid tokens of each row."""
         self._prepare_outcomes(checked_rewards(rewards, given))
         self._columns = {name: PerBlock(len(self.blocks), self._taker(name)) for name in self._inputs}
 
@@ -258,14 +263,6 @@ class Packed:
         if self.given.without_reference is not None:
             ref = torch.where(block.spread(self.given.without_reference), old, ref)
         return self._checked(old.sub_(ref), block)
-
-    @cached_property
-    def lengths(self) -> Tensor:
-        """[B] int64, T_i: valid tokens of each row."""
-        lengths = torch.empty_like(self.groups.of_row)
-        for block in self.blocks:
-            lengths[block.rows] = block.lengths.cpu()
-        return lengths
 
     # --- outcomes
 

@@ -212,8 +212,13 @@ class WorkerPool:
         held_up = min(self.settings.workers, sum(worker.long for worker in self._workers))
         room = self.settings.workers + held_up - len(self._workers)
         for _ in range(min(wanted, room)):
+            try:
+                worker = self._nursery.fork()
+            except OSError as error:  # no more open files
+                if self._workers:
+                    break  # those that there are go on
+                raise RewardSetupError(f"cannot start the processes of the maths reward: {error}") from error
             self.counts["forks"] += 1
-            worker = self._nursery.fork()
             self._workers.append(worker)
             self._selector.register(worker.sock, selectors.EVENT_READ, worker)
         for worker in idle[: max(0, -room)]:

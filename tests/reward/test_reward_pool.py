@@ -312,6 +312,30 @@ def test_workers_that_cannot_start_are_an_error(monkeypatch):
         starved.close()
 
 
+@pytest.mark.parametrize("possible", [0, 1])
+def test_where_no_more_can_be_forked_those_that_there_are_go_on(monkeypatch, possible):
+    fork = nursery.Nursery.fork
+    forked = []
+
+    def limited(self):
+        if len(forked) == possible:
+            raise OSError(24, "Too many open files")
+        forked.append(fork(self))
+        return forked[-1]
+
+    monkeypatch.setattr(nursery.Nursery, "fork", limited)
+    small = WorkerPool(RewardConfig(workers=3))
+    try:
+        futures = [small.submit(GOOD) for _ in range(6)]
+        if possible:
+            assert {verdict(future, 60) for future in futures} == {"right"} and len(forked) == 1
+        else:
+            with pytest.raises(RewardSetupError, match="Too many open files"):
+                futures[0].result(60)
+    finally:
+        small.close()
+
+
 SCRIPT = textwrap.dedent(
     """
     import sys, threading, time

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from .latex import PARTING, Tokens, Word, closing, split, written
+from .latex import ACCENTS, PARTING, Tokens, Word, closing, split, written
 from .words import word_set
 
 _GREEK = word_set(r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \upsilon
@@ -22,7 +22,6 @@ _KNOWN = (
     \in \emptyset \lfloor \rfloor \lceil \rceil \sum \prod \int \to \pm \mp \circ \begin{matrix} \end{matrix} \begin{pmatrix} \end{pmatrix}
     \begin{bmatrix} \end{bmatrix} \begin{vmatrix} \end{vmatrix} \mathbb{R} \mathbb{N} \mathbb{Z} \mathbb{Q} \mathbb{C}""")
 )  # fmt: skip
-_ACCENTS = word_set(r"\bar \hat \vec \tilde \overline \overrightarrow \dot")
 _TASKS = word_set(r"\int \iint \iiint \oint \sum \prod \lim")
 _MAX_FACTORIAL = 1000
 _MAX_POWERS = 40
@@ -153,20 +152,12 @@ def is_label(tokens: Tokens) -> bool:
 
 def _name(tokens: Tokens) -> int:
     """The length of the name at the start: a letter or word with accent, index, primes, -1 and arguments; 0 where there is none."""
-    place = 0
-    if tokens[:1] and tokens[0] in _ACCENTS:
-        place = 1
-        if tokens[1:2] == ["{"]:
-            place = closing(tokens, 1) + 1
-            if place <= 0 or not all(token.isalpha() for token in tokens[2 : place - 1]):
-                return 0
-        elif tokens[1:2] and (tokens[1].isalpha() or tokens[1] in _GREEK):
-            place = 2
-        else:
+    place = 1
+    if tokens[:1] and tokens[0] in ACCENTS:
+        place = closing(tokens, 1) + 1
+        if not all(token.isalpha() or token in _GREEK for token in tokens[2 : place - 1]):
             return 0
-    elif tokens[:1] and (isinstance(tokens[0], Word) or (len(tokens[0]) == 1 and tokens[0].isalpha()) or tokens[0] in _GREEK):
-        place = 1
-    else:
+    elif not tokens or not (isinstance(tokens[0], Word) or (len(tokens[0]) == 1 and tokens[0].isalpha()) or tokens[0] in _GREEK):
         return 0
     while place < len(tokens):
         token = tokens[place]

@@ -21,7 +21,7 @@ class Word(str):
 
 Tokens = list[str]
 
-_TOKEN = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}|\\mathbb ?\{[A-Z]\}|\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[^\W\d_a-zA-Z]+|\d+|.", re.DOTALL)
+_TOKEN = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}|\\mathbb ?\{[A-Z]\}|\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[^\W\d_a-zA-Z]+|\d+(?:\.\d+)?|(?<!\d)\.\d+|.", re.DOTALL)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
 _UNICODE = str.maketrans(
@@ -61,6 +61,7 @@ _AT_END = word_set(r"\blacksquare \square \qed \checkmark . , ; :")
 OPENERS, CLOSERS = frozenset({"(", "[", "{", r"\{"}), frozenset({")", "]", "}", r"\}"})
 RELATIONS = frozenset({"<", ">", r"\leq", r"\geq", r"\neq"})
 PARTING = (";", "||", "&&")  # between the values of a list: certainly no part of a number
+_GROUPED = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:(?:\{,\}|\\[,;: ]|\\thinspace ?|~| )\d{3}(?!\d))+")  # 1 000 and 1{,}000
 _FRENCH = re.compile(r"^\s*(\]|\[)([^\[\]()]*[,;][^\[\]()]*)(\[|\])\s*$")
 
 
@@ -81,8 +82,7 @@ def mended(text: str) -> str:
     if "matrix" in text:
         text = re.sub(r"(?<!\\)\\(?=[\d-])", r"\\\\", text)
     text = _GLUED.sub(r"\\\1 \2", text)
-    text = _BARE_UNIT.sub(lambda match: rf"\text{{ {match[1]}}}" if unit_of(match[1].split()) else match[0], text)
-    return text
+    return _BARE_UNIT.sub(lambda match: rf"\text{{ {match[1]}}}" if unit_of(match[1].split()) else match[0], text)
 
 
 def spelled(text: str) -> str:
@@ -104,6 +104,7 @@ def spelled(text: str) -> str:
         text = re.sub(r"\\\\(?=(?:d?frac|sqrt|text|pi|left|right|cdot|infty|times|l[et]q?|g[et]q?|neq?|in|ln|log|sin|cos|tan|pm|cup)\b)", r"\\", text)  # escaped twice
     text = re.sub(r"(\d+)\.(\d*)\\(?:overline|bar|dot) ?\{?(\d{1,40})\}?", _repeating, text)
     text = re.sub(r"(\d+)\.(\d*?)(\d)\3\3+ ?\\[lc]?dots", _repeating, text)
+    text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     if match := _FRENCH.match(text):  # ]0,1[
         text = {"]": "(", "[": "["}[match[1]] + match[2] + {"[": ")", "]": "]"}[match[3]]
     return text
@@ -167,10 +168,10 @@ def tokens_of(text: str) -> Tokens:
             out.append(";" if token != "&" else " ")
             continue
         if token[0].isalpha():
-            _add_letters(out, token, bool(in_text))
+            _add_letters(out, token, in_text > 0)
         else:
-            out += _SPELLING.get(token, token).split()
-    return _phrases(_braced(_numbers(_trimmed(out))))
+            out += _SPELLING.get(token, "0" + token if token[0] == "." and len(token) > 1 else token).split()
+    return _phrases(_braced(_separated(_trimmed(out))))
 
 
 def _behind_group(raw: Tokens, index: int) -> int:
@@ -226,49 +227,25 @@ def _trimmed(tokens: Tokens) -> Tokens:
     return tokens
 
 
-def _numbers(tokens: Tokens) -> Tokens:
-    """Decimals as one token; thousands that blanks or `{,}` part too; `;` for a comma with a blank; no other blanks but between figures."""
+def _separated(tokens: Tokens) -> Tokens:
+    """`;` for a comma with a blank, one sign between two values, and no other blanks but between figures."""
     out: Tokens = []
-    index = 0
-    while index < len(tokens):
-        token = tokens[index]
-        after = tokens[index + 1 : index + 6]
-        if token.isdigit() or (token == "." and after[:1] and after[0].isdigit() and not (out and out[-1][-1:].isdigit())):
-            number, index = token, index + 1
-            if token == ".":
-                number, index = "0." + after[0], index + 1
-            grouped = len(number) <= 3 and number[0] != "0"
-            while grouped and (behind := _thousands(tokens, index)):
-                number, index = number + tokens[behind], behind + 1
-            if tokens[index : index + 1] == ["."] and tokens[index + 1 : index + 2] and tokens[index + 1].isdigit() and "." not in number:
-                number, index = f"{number}.{tokens[index + 1]}", index + 2
-            out.append(number)
-            continue
-        index += 1
+    for place, token in enumerate(tokens):
+        before, behind = out[-1] if out else "", tokens[place + 1] if place + 1 < len(tokens) else ""
         if token == " ":
-            before, behind = out[-1] if out else "", tokens[index] if index < len(tokens) else ""
             if before == ",":
                 out[-1] = ";"
             elif before[-1:].isdigit() and behind[:1].isdigit() and not isinstance(before, Word):
                 out.append(" ")
-            continue
-        if token in (",", *PARTING) and out and out[-1] in (",", *PARTING):
-            out[-1] = token if token in PARTING[1:] else out[-1] if out[-1] in PARTING[1:] else ";"
-            continue
-        out.append(token)
+        elif token in (",", *PARTING) and before in (",", *PARTING):
+            out[-1] = token if token in PARTING[1:] else before if before in PARTING[1:] else ";"
+        else:
+            out.append(token)
     return out
 
 
-def _thousands(tokens: Tokens, index: int) -> int:
-    """The place of three figures behind a blank or `{,}` at `index`, 0 where there are none."""
-    for sign in ([" "], ["{", ",", "}"]):
-        place = index + len(sign)
-        if tokens[index:place] == sign and place < len(tokens) and tokens[place].isdigit() and len(tokens[place]) == 3:
-            return place
-    return 0
-
-
-_ARGUMENTS = {"^": 1, "_": 1, r"\pmod": 1, r"\sqrt": 1, r"\frac": 2, r"\binom": 2}
+ACCENTS = word_set(r"\bar \hat \vec \tilde \overline \overrightarrow \dot")
+_ARGUMENTS = {**dict.fromkeys(ACCENTS | {"^", "_", r"\pmod", r"\sqrt"}, 1), r"\frac": 2, r"\binom": 2}
 
 
 def _braced(tokens: Tokens) -> Tokens:
@@ -282,9 +259,7 @@ def _braced(tokens: Tokens) -> Tokens:
         token = rest.pop()
         if token in _ARGUMENTS:
             out.append(token)
-            if wanted:  # x^\frac12: an argument that is a command with arguments of its own
-                wanted -= 1
-            wanted += _ARGUMENTS[token]
+            wanted = max(0, wanted - 1) + _ARGUMENTS[token]  # x^\frac12: an argument that is a command with arguments of its own
             takes_all = token in ("^", r"\sqrt", r"\pmod") or (token == "_" and out[-2:-1] != [r"\log"])
             if token == r"\sqrt" and rest and rest[-1] == "[":
                 end = next((place for place in range(len(rest) - 1, -1, -1) if rest[place] == "]"), None)

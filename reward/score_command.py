@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -97,15 +98,8 @@ def _score_file(judge: MathJudge, source: TextIO, out: TextIO, args: argparse.Na
 
 def _chunks(source: TextIO) -> Iterator[list[tuple[int, str]]]:
     """Blocks of (line number, line), without empty lines."""
-    block: list[tuple[int, str]] = []
-    for number, line in enumerate(source, 1):
-        if line.strip():
-            block.append((number, line))
-        if len(block) == _CHUNK:
-            yield block
-            block = []
-    if block:
-        yield block
+    lines = ((number, line) for number, line in enumerate(source, 1) if line.strip())
+    return iter(lambda: list(itertools.islice(lines, _CHUNK)), [])
 
 
 def _row(line: str, args: argparse.Namespace) -> tuple[dict[str, Any], str]:

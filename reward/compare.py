@@ -238,7 +238,7 @@ class Comparison:
                 return self._chain(gold_sides[1], sides)
             others = parts.renamed(*labels, sides)
             functions = any("(" in label for label in labels) and all("(" in label or label == ["y"] for label in labels)
-            if others or functions:
+            if others or (functions and (["y"] in labels or labels[0][1:] == labels[1][1:])):  # f(x) and y, f(x) and g(x)
                 return self._chain(gold_sides[1], others or sides)
         if len(sides) > 2 or len(gold_sides) > 2:
             return len(sides) == len(gold_sides) and self._all_meet(gold_sides, sides, ordered=True)

@@ -62,6 +62,7 @@ OPENERS, CLOSERS = frozenset({"(", "[", "{", r"\{"}), frozenset({")", "]", "}", 
 RELATIONS = frozenset({"<", ">", r"\leq", r"\geq", r"\neq"})
 PARTING = (";", "||", "&&")  # between the values of a list: certainly no part of a number
 _GROUPED = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:(?:\{,\}|\\[,;: ]|\\thinspace ?|~| )\d{3}(?!\d))+")  # 1 000 and 1{,}000
+_BRACKETED = re.compile(r"(?:\\left *)?[\[(] *\\begin\{[pb]?matrix\}([^\[\]()]*?)\\end\{[pb]?matrix\} *(?:\\right *)?[\])]")
 _FRENCH = re.compile(r"^\s*(\]|\[)([^\[\]()]*[,;][^\[\]()]*)(\[|\])\s*$")
 
 
@@ -115,7 +116,8 @@ def _without_lines(text: str) -> str:
     names = _LINES if "&" in text else _LINES + "|array|cases"
     text = re.sub(r"(\\begin) ?(\{(?:array|alignedat)\}) ?\{[^{}]*\}", r"\1\2", text)
     text = re.sub(rf"\\(?:begin|end) ?\{{(?:{names})\}}", " ", text)
-    return re.sub(r"\\(begin|end) ?\{(?:array|([A-Za-z]+\*?))\}", lambda match: rf"\{match[1]}{{{match[2] or 'matrix'}}}", text)
+    text = re.sub(r"\\(begin|end) ?\{(?:array|([A-Za-z]+\*?))\}", lambda match: rf"\{match[1]}{{{match[2] or 'matrix'}}}", text)
+    return _BRACKETED.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
 
 
 def _repeating(match: re.Match) -> str:

@@ -52,7 +52,7 @@ def test_decimals_are_still_rounded_to_six_places():
 
 def test_mixed_numbers_still_swallow_products():
     assert plainly("same('5', '2(3)')"), (
-        "math-verify reads 2(3) as a product again: the \\cdot of reward/latex.py can go"
+        "math-verify reads 2(3) as a product again: the \\cdot of reward/guard.py can go"
     )
 
 

@@ -83,7 +83,8 @@ def mended(text: str) -> str:
     if "matrix" in text:
         text = re.sub(r"(?<!\\)\\(?=[\d-])", r"\\\\", text)
     text = _GLUED.sub(r"\\\1 \2", text)
-    return _BARE_UNIT.sub(lambda match: rf"\text{{ {match[1]}}}" if unit_of(match[1].split()) else match[0], text)
+    text = _BARE_UNIT.sub(lambda match: rf"\text{{ {match[1]}}}" if unit_of(match[1].split()) else match[0], text)
+    return re.sub(r"^\{(\w+)\}(?=_)", r"\1", text)  # {A5}_{11}
 
 
 def spelled(text: str) -> str:

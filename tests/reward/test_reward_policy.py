@@ -147,6 +147,7 @@ def test_damaged_golds_are_repaired(judge):
     assert judge.judge(r"\begin{pmatrix}4\\-3\end{pmatrix}", r"\begin{pmatrix}4\-3\end{pmatrix}").right
     assert judge.judge(r"\frac{\pi r}{2}", r"\frac{\pir}{2}").right
     assert judge.judge(r"440", r"440{cm}^2").right
+    assert judge.judge(r"\text{A5}_{11}", "{A5}_{11}").right
 
 
 def test_votes_are_counted_by_value(judge):

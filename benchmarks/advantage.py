@@ -140,7 +140,7 @@ def measure(quick: bool = False, sizes=None, repeats: int | None = None, presets
         "the result, without any arithmetic. Memory is what a call takes beyond its inputs, in padded float32 inputs (1.00 = "
         "[responses, positions] x 4 bytes), in a process of its own. On a GPU a call waits for the device "
         + ", ".join(f"{counted[p]} times (`{p}`)" for p in presets)
-        + f", verl's {counted['verl']} times at 64 responses, once or more a response: counted on tensors that pretend to be on one.",
+        + f", verl's {counted['verl']} times (it starts some ten operations for each response instead): counted on tensors that pretend to be on one.",
         columns=["responses x positions", "valid", "verl's `grpo`, ms", *(f"`{p}` / verl" for p in presets), "moving / verl", "memory: verl",
                  *(f"memory: `{p}`" for p in presets)],
         rows=rows,

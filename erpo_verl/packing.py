@@ -18,7 +18,7 @@ from torch import Tensor
 from erpo_verl.segments import Groups, repeat, segment_sums
 
 # Tokens of a block on the CPU, at about which number the handful of vectors in use leaves the cache, and fewer are mostly overhead.
-_CPU_BLOCK = 1 << 17
+_CPU_BLOCK = 1 << 18
 # Positions of the mask that are looked at in one go.
 _CPU_SCAN = 1 << 18
 # Runs of valid tokens that are longer than this on average are copied run by run, shorter ones index by index.
@@ -130,7 +130,7 @@ def pack(response_mask: Tensor, groups: Groups, lengths: Tensor | None = None) -
         first = np.concatenate([[0], np.cumsum(np.diff(first)[members])])
     # The group in which a block's share of the tokens is reached is its last.
     done = np.cumsum(of_group)
-    count = max(1, round(int(done[-1]) / _CPU_BLOCK))
+    count = max(1, -(-int(done[-1]) // _CPU_BLOCK))
     bounds = np.unique([0, *(np.searchsorted(done, np.arange(1, count) * (done[-1] / count)) + 1), len(done)])
     last: dict[str, Any] = {}
     blocks = []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import advantage, coin, growth, log_probs
+from benchmarks import advantage, coin, growth, log_probs, verl_step
 from benchmarks.result import Result, in_turns, quartiles
 
 
@@ -47,6 +50,27 @@ def test_the_exponent_is_the_slope_in_a_log_log_fit():
     assert growth.exponent([1.0, 2.0, 4.0], [1.0, 4.0, 16.0]) == pytest.approx(2.0)
 
 
+def test_fetches_for_the_advantages_are_counted_and_no_others(tmp_path):
+    (tmp_path / "transfer_queue.py").write_text(
+        "import torch\n"
+        "def kv_batch_get(keys, select_fields):\n"
+        "    rows = [torch.zeros(3), torch.zeros(5)]\n"
+        "    return {'uid': ['a', 'b'], 'entropy': torch.nested.nested_tensor(rows, layout=torch.jagged), 'mask': torch.zeros(2, 5).long()}\n"
+    )
+    run = (
+        "import transfer_queue as tq\n"
+        "def helper(): return tq.kv_batch_get(keys=[1], select_fields=['entropy'])\n"
+        "def _compute_advantage(): return helper()\n"
+        "helper(); assert len(_compute_advantage()) == 3\n"
+    )
+    counted = tmp_path / "counted.jsonl"
+    paths = os.pathsep.join([str(verl_step.FETCHES), str(tmp_path)])
+    environment = {**os.environ, "PYTHONPATH": paths, "ERPO_BENCHMARK_FETCHES": str(counted)}
+    subprocess.run([sys.executable, "-c", run], env=environment, check=True)
+    assert [json.loads(line) for line in counted.read_text().splitlines()] == [{"fields": ["entropy"], "bytes": 8 * 4 + 10 * 8}]
+    assert verl_step.bytes_a_step(counted, steps=2) == 56
+
+
 def test_half_of_the_coins_groups_are_uniform_and_the_others_are_not():
     golds = [str(i) for i in range(2000)]
     uniform = 0
@@ -55,6 +79,13 @@ def test_half_of_the_coins_groups_are_uniform_and_the_others_are_not():
         uniform += len(scores) == 1
         assert scores <= {0.0, 1.0}
     assert uniform / len(golds) == pytest.approx(coin.UNIFORM_SHARE, abs=0.05)
+
+
+def test_moving_alone_changes_no_input():
+    batch = advantage.make_batch(16, 64, 0.3)
+    before = {name: x.clone() for name, x in batch.items() if isinstance(x, torch.Tensor)}
+    advantage.moving_alone(batch)
+    assert all(torch.equal(batch[name], x) for name, x in before.items())
 
 
 @pytest.mark.parametrize("arm", ["verl"])

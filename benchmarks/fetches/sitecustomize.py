@@ -35,18 +35,6 @@ def counting(fetch):
     return kv_batch_get
 
 
-class Loader(importlib.abc.Loader):
-    def __init__(self, real):
-        self.real = real
-
-    def create_module(self, spec):
-        return self.real.create_module(spec)
-
-    def exec_module(self, module):
-        self.real.exec_module(module)
-        module.kv_batch_get = counting(module.kv_batch_get)
-
-
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name != NAME:
@@ -54,7 +42,13 @@ class Finder(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None:
-            spec.loader = Loader(spec.loader)
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                module.kv_batch_get = counting(module.kv_batch_get)
+
+            spec.loader.exec_module = exec_module  # the loader stays what it is: the package reads its own files through it
         return spec
 
 

@@ -61,8 +61,10 @@ def estimator_of(name: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
             batch.seen = given, rows, result
         batch.keep(result.state)
         batch.log(result.metrics)
-        advantages = torch.zeros_like(token_level_rewards)
-        advantages[rows.to(advantages.device)] = result.advantages
+        advantages = result.advantages
+        if not _all_in_order(rows, len(token_level_rewards)):
+            advantages = torch.zeros_like(token_level_rewards)
+            advantages[rows.to(advantages.device)] = result.advantages
         return advantages, advantages
 
     estimate.__name__ = f"compute_{name}_advantage"
@@ -101,10 +103,12 @@ def token_batch(
         kept = in_sessions([batch.keys[row] for row in kept], kept)
         deciding = deciding_rows([batch.keys[row] for row in kept])
     rows, device = torch.tensor(kept, dtype=torch.int64), token_level_rewards.device
-    marks = batch.ungradeable()
+    marks, whole = batch.ungradeable(), _all_in_order(rows, len(response_mask))  # then nothing is copied
 
     def real(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(device)[rows.to(device)]
+        if tensor is None or whole:
+            return tensor if tensor is None else tensor.to(device)
+        return tensor.to(device)[rows.to(device)]
 
     given = methods.TokenBatch(
         token_level_rewards=real(token_level_rewards),
@@ -119,6 +123,10 @@ def token_batch(
         left_out=None if marks is None else torch.tensor(marks)[rows],
     )
     return given, rows
+
+
+def _all_in_order(rows: torch.Tensor, count: int) -> bool:
+    return len(rows) == count and bool((rows == torch.arange(count)).all())
 
 
 def in_sessions(keys: list[str], rows: list[int]) -> list[int]:

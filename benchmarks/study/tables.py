@@ -96,10 +96,11 @@ def markdown(protocol: Protocol, kept: Sequence[Kept]) -> str:
         if mine:
             pilot = [k for k in mine if k.run.seed in (*protocol.pilot["grid_seeds"], *protocol.pilot["more_seeds"])]
             wide = [k for k in mine if k.run.seed in protocol.plateau["seeds"] and k.run.arm in protocol.plateau["arms"]]
+            tried = {(k.run.arm, k.run.rate) for k in wide}
             tables = [
                 *_by_rate("Pilot", protocol, protocol.rates, pilot),
                 *_arms(protocol, bed, mine),
-                *(_by_rate("Plateau", protocol, protocol.rates, wide) if len({k.run.rate for k in wide}) > 1 else []),
+                *(_by_rate("Plateau", protocol, protocol.rates, wide) if len(tried) > len(protocol.plateau["arms"]) else []),
             ]
             out += [f"### {bed}", "", *tables]
     return "\n".join(out) if out else "nothing is kept yet"

@@ -126,7 +126,7 @@ class Writer:
         if self.keep_tokens:
             self._kept.append({"advantages": advantages, "entropy": H, "z": z, **quantities})
 
-    def picked(self, number: int) -> slice:
+    def picked(self, number: int) -> Tensor | slice:
         """Which tokens of block ``number`` are in an even sample of the batch's, for metrics of single tokens that would be dear over all."""
         return self._diagnostics.picked(number)
 

@@ -6,7 +6,6 @@ every step for the same inputs.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
@@ -19,8 +18,9 @@ PREFIX = "erpo/"
 
 # The stricter pivots: the fifth of the tokens with the largest z.
 TOP_QUANTILE = 0.8
-# Shares and entropies of pivots are over an even sample of at most this many tokens, every m-th one; it is all of them in a small batch.
-# A share of it is off by half a percentage point (one standard error), and in a large batch the sample spares a tenth of the work.
+# Shares and entropies of pivots are over an even sample of at most this many tokens: one, drawn with a fixed seed, out of every m in a row.
+# (Every m-th one would meet the same places again and again in texts with a rhythm.) It is all of them in a small batch. A share of it is off by
+# half a percentage point (one standard error), and in a large batch the sample spares a tenth of the work.
 SAMPLE = 1 << 13
 
 _SHARE = "0 to 1"
@@ -116,19 +116,30 @@ def top_quantile(values: Tensor) -> Tensor:
     return values.kthvalue(int(TOP_QUANTILE * (len(values) - 1)) + 1).values
 
 
+def _even_sample(sizes: list[int], tokens: int) -> list[Tensor] | list[slice]:
+    """For each block of so many tokens an index of those in the sample; of all blocks at most `SAMPLE`."""
+    every = -(-tokens // SAMPLE)
+    if every <= 1:
+        return [slice(None)] * len(sizes)
+    begins = torch.arange(0, tokens, every)
+    places = begins + torch.randint(every, begins.shape, generator=torch.Generator().manual_seed(0))
+    ends = torch.tensor(sizes).cumsum(0)
+    upto = torch.searchsorted(places, ends).tolist()
+    return [places[first:last] - (end - size) for first, last, end, size in zip([0, *upto], upto, ends.tolist(), sizes, strict=False)]
+
+
 class Diagnostics:
     """The metrics of one batch: ``sums`` for each block of tokens, then ``result``."""
 
     def __init__(self, batch: Packed):
         self.batch = batch
-        self._every = max(1, -(-batch.tokens // SAMPLE))
-        self._before = [0, *itertools.accumulate(block.size for block in batch.blocks)]
+        self._picked = _even_sample([block.size for block in batch.blocks], batch.tokens)
         self._sample: list[Tensor] = []
         self._sizes = torch.empty(0)
 
-    def picked(self, number: int) -> slice:
-        """Which tokens of block ``number`` are in the even sample: every m-th of the batch's."""
-        return slice(-self._before[number] % self._every, None, self._every)
+    def picked(self, number: int) -> Tensor | slice:
+        """Which tokens of block ``number`` are in the even sample: an index."""
+        return self._picked[number]
 
     def sums(self, number: int, advantages: Tensor, H: Tensor | None, z: Tensor | None) -> dict[str, Tensor]:
         """What the tokens [n] (one or more) of block ``number`` add to the batch's."""

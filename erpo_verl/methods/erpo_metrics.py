@@ -55,7 +55,7 @@ def count(compare: Callable[..., Tensor], values: Tensor, threshold: float | Ten
 
 
 def sums_of_block(
-    A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_erpo: Tensor, config: ErpoConfig, picked: slice
+    A: Tensor, W: Tensor | None, s_normalised: Tensor | None, A_erpo: Tensor, config: ErpoConfig, picked: Tensor | slice
 ) -> dict[str, Tensor]:
     """What a block's tokens [n] add to the metrics; ``picked``: those of an even sample."""
     found: dict[str, Tensor] = {}

@@ -287,11 +287,11 @@ def paired_sign_flip(
     )
 
 
-def interquartile_mean(values: Any, axis: int = -1) -> Any:
-    """Mean of the middle half, which a single run that broke down cannot move (Agarwal et al. 2021, arXiv 2108.13264)."""
+def interquartile_mean(values: Any) -> Any:
+    """Mean of the middle half of [..., n] values, which a single run that broke down cannot move (Agarwal et al. 2021, arXiv 2108.13264)."""
     from scipy.stats import trim_mean
 
-    return trim_mean(np.asarray(values, dtype=float), 0.25, axis=axis)
+    return trim_mean(np.asarray(values, dtype=float), 0.25, axis=-1)
 
 
 def crossed_bootstrap(

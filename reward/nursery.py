@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -105,9 +104,8 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process, which the nursery has still to reap: until then the pid is its own."""
-        for kill in (os.killpg, os.kill) if self.pid else ():
-            with contextlib.suppress(OSError):
-                kill(self.pid, signal.SIGKILL)
+        if self.pid:
+            script.kill(self.pid)
         self.sock.close()
 
 

@@ -108,11 +108,16 @@ def nursery_main(control: socket.socket, setup: dict[str, Any]) -> None:
             _end(pid)
 
 
-def _end(pid: int) -> None:
-    """Kills a worker and whatever it may have started. Until then nobody else can have its pid."""
-    for kill in (os.killpg, os.kill):
+def kill(pid: int) -> None:
+    """Kills a worker and whatever it may have started."""
+    for end in (os.killpg, os.kill):
         with contextlib.suppress(OSError):
-            kill(pid, signal.SIGKILL)
+            end(pid, signal.SIGKILL)
+
+
+def _end(pid: int) -> None:
+    """Kills and reaps a worker. Until then nobody else can have its pid."""
+    kill(pid)
     with contextlib.suppress(OSError):
         os.waitpid(pid, 0)
 

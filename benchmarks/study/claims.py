@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.study.protocol import Protocol
-from benchmarks.study.tables import BASE, Kept
-from erpo_verl.statistics import ALPHA, Paired, holm, paired_t
+from benchmarks.study.tables import BASE, Kept, at_rates, figure, pair
+from erpo_verl.statistics import ALPHA, Paired, holm
 from erpo_verl.tables import p_value, with_interval
 
 SUPPORTED, REFUTED, NOT_SHOWN, OPEN = "supported", "refuted", "not shown", "not measured"
@@ -63,18 +63,15 @@ class Claim:
         return SUPPORTED if all(self.besides.values()) else NOT_SHOWN
 
 
-def claims(protocol: Protocol, kept: Iterable[Kept], pivots: Path) -> list[Claim]:
+def claims(protocol: Protocol, kept: Sequence[Kept], pivots: Path) -> list[Claim]:
     """H1 to H6 from the confirmation's runs at their chosen rates, and from the figures of `erpo pivots` below ``pivots``."""
-    runs: dict[tuple[str, str], dict[int, Kept]] = {}
-    for one in kept:
-        if one.run.seed in protocol.confirm["seeds"] and one.run.rate == protocol.chosen.get(one.run.bed, {}).get(one.run.arm):
-            runs.setdefault((one.run.bed, one.run.arm), {})[one.run.seed] = one
+    runs = {bed: at_rates((k for k in kept if k.run.bed == bed), rates, protocol.confirm["seeds"]) for bed, rates in protocol.chosen.items()}
     arm = chosen_arm(protocol)
 
     def parts(which: str | None, *measures: tuple[str, str, int, Callable[[Kept, Kept], tuple[float, float]]]) -> list[Part]:
         return [
-            Part(bed, name, form, sign, pair(runs.get((bed, BASE), {}), runs.get((bed, which), {}), of))
-            for bed in protocol.chosen
+            Part(bed, name, form, sign, pair(arms.get(BASE, {}), arms.get(which, {}), of))
+            for bed, arms in runs.items()
             for name, form, sign, of in measures
         ]
 
@@ -102,11 +99,6 @@ def chosen_arm(protocol: Protocol) -> str | None:
     return next((arm for rates in protocol.chosen.values() for arm in rates if arm not in protocol.confirm["arms"]), None)
 
 
-def figure(name: str, of: str = "test") -> Callable[[Kept, Kept], tuple[float, float]]:
-    """A figure of the evaluation, of both runs."""
-    return lambda a, b: (a.value(name, of), b.value(name, of))
-
-
 def right_lengths(a: Kept, b: Kept) -> tuple[float, float]:
     """Mean length of right answers of both runs, levels with equal weight, over the levels that both solve sometimes."""
     if "failure" in a.figures or "failure" in b.figures:
@@ -117,13 +109,6 @@ def right_lengths(a: Kept, b: Kept) -> tuple[float, float]:
         return math.nan, math.nan
     first, second = (float(np.mean([side[level]["length_right"] for level in both])) for side in levels)
     return first, second
-
-
-def pair(base: Mapping[int, Kept], other: Mapping[int, Kept], of: Callable[[Kept, Kept], tuple[float, float]]) -> Paired:
-    """other - base over the seeds that both have; pairs without a number are left out."""
-    numbers = [of(base[seed], other[seed]) for seed in sorted({*base} & {*other})]
-    numbers = [both for both in numbers if all(map(math.isfinite, both))]
-    return paired_t([a for a, _ in numbers], [b for _, b in numbers])
 
 
 def pivot_parts(folder: Path) -> list[Part]:

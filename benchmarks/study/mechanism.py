@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from erpo_verl.runs.rollouts import RolloutsError, read_head, read_rows
 from erpo_verl.tables import markdown_table, number
 
 _STEP = re.compile(
@@ -46,13 +47,15 @@ def ways(response: str) -> Counter[str]:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All rows of a run's dumps, in the order of their steps."""
-    import pyarrow.parquet as pq
+    """All rows of a run's dumps, in the order of their steps.
 
+    Raises:
+        RolloutsError: there is none, or one that cannot be read.
+    """
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise SystemExit(f"{folder}: no parquet file of rollouts")
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+        raise RolloutsError(f"{folder}: no parquet file of rollouts")
+    return [row for file in files for row in read_rows(file, range(len(read_head(file))))]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -65,7 +68,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         count = min(len(row["response"]), row["length"])  # a finished response has its end token besides
         kinds += classes(row["response"])[:count]
         for name, column in columns.items():
-            values = [row["outcome_advantage"]] * count if name == "outcome" else row[name]
+            values = [row["outcome_advantage"]] * count if name == "outcome" else row.get(name)  # a method may have no gate
             column += [float("nan")] * count if values is None else values[:count]
     kind, numbers = np.array(kinds), {name: np.array(column, dtype=float) for name, column in columns.items()}
     turned = (np.sign(numbers["advantage"]) * np.sign(numbers["outcome"])) < 0
@@ -102,7 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study.mechanism", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="trainer.rollout_data_dir of a run")
     for folder in parser.parse_args(argv).folders:
-        rows = read(folder)
+        try:
+            rows = read(folder)
+        except RolloutsError as error:
+            parser.error(str(error))
         print(f"### {folder.name}: {len(rows)} responses of {len({row['step'] for row in rows})} steps\n\n{table(rows)}\n{chosen(rows)}")
     return 0
 

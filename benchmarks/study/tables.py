@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.study.one import EVALUATION, METRICS, RECORD
 from benchmarks.study.protocol import Protocol, Run, rate_text
-from erpo_verl.statistics import MIN_PAIRS, Interval, crossed_bootstrap, paired_t
+from erpo_verl.statistics import MIN_PAIRS, Interval, Paired, crossed_bootstrap, paired_t
 from erpo_verl.tables import signed, with_interval
 
 BASE = "grpo"
@@ -98,15 +98,16 @@ def markdown(protocol: Protocol, kept: Sequence[Kept]) -> str:
             wide = [k for k in mine if k.run.seed in protocol.plateau["seeds"] and k.run.arm in protocol.plateau["arms"]]
             tried = {(k.run.arm, k.run.rate) for k in wide}
             tables = [
-                *_by_rate("Pilot", protocol, protocol.rates, pilot),
+                *_by_rate("Pilot", protocol, pilot),
                 *_arms(protocol, bed, mine),
-                *(_by_rate("Plateau", protocol, protocol.rates, wide) if len(tried) > len(protocol.plateau["arms"]) else []),
+                *(_by_rate("Plateau", protocol, wide) if len(tried) > len(protocol.plateau["arms"]) else []),
             ]
             out += [f"### {bed}", "", *tables]
     return "\n".join(out) if out else "nothing is kept yet"
 
 
-def _by_rate(title: str, protocol: Protocol, rates: Sequence[float], kept: Sequence[Kept]) -> list[str]:
+def _by_rate(title: str, protocol: Protocol, kept: Sequence[Kept]) -> list[str]:
+    rates = protocol.rates
     cells: dict[tuple[str, float], list[Kept]] = defaultdict(list)
     for k in kept:
         cells[k.run.arm, k.run.rate].append(k)
@@ -138,11 +139,7 @@ def _arms(protocol: Protocol, bed: str, kept: Sequence[Kept]) -> list[str]:
     small = protocol.small if protocol.small["bed"] == bed else {"arms": [], "seeds": [], "rate": None}
     rates = protocol.chosen.get(bed) or dict.fromkeys(small["arms"], small["rate"])
     seeds = protocol.confirm["seeds"] if bed in protocol.chosen else small["seeds"]
-    arms: dict[str, dict[int, Kept]] = {arm: {} for arm in rates}
-    for k in kept:
-        if k.run.seed in seeds and k.run.rate == rates.get(k.run.arm):
-            arms[k.run.arm][k.run.seed] = k
-    arms = {arm: found for arm, found in arms.items() if found}
+    arms = at_rates(kept, rates, seeds)
     if not arms:
         return []
     base = arms.get(BASE, {})
@@ -157,6 +154,15 @@ def _arms(protocol: Protocol, bed: str, kept: Sequence[Kept]) -> list[str]:
         name = f"{arm}, {rate_text(rates[arm])}"
         lines.append(f"| {name} | {len(found)} | {told[0]} | {told[1]} | {told[2]} | {entropy} | {told[3]} | " + " | ".join(differences) + " |")
     return [*lines, ""]
+
+
+def at_rates(kept: Iterable[Kept], rates: Mapping[str, float], seeds: Collection[int]) -> dict[str, dict[int, Kept]]:
+    """arm -> seed -> the run of one bed at the arm's rate; without the arms that have none."""
+    found: dict[str, dict[int, Kept]] = {}
+    for k in kept:
+        if k.run.seed in seeds and k.run.rate == rates.get(k.run.arm):
+            found.setdefault(k.run.arm, {})[k.run.seed] = k
+    return found
 
 
 def _robust(base: Mapping[int, Kept], other: Mapping[int, Kept]) -> str:
@@ -185,9 +191,20 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else "")
 
 
+def figure(name: str, of: str = "test") -> Callable[[Kept, Kept], tuple[float, float]]:
+    """A figure of the evaluation, of both runs."""
+    return lambda a, b: (a.value(name, of), b.value(name, of))
+
+
+def pair(base: Mapping[int, Kept], other: Mapping[int, Kept], of: Callable[[Kept, Kept], tuple[float, float]]) -> Paired:
+    """other - base over the seeds that both have; pairs without a number are left out."""
+    numbers = [of(base[seed], other[seed]) for seed in sorted({*base} & {*other})]
+    numbers = [both for both in numbers if all(map(math.isfinite, both))]
+    return paired_t([a for a, _ in numbers], [b for _, b in numbers])
+
+
 def _difference(base: Mapping[int, Kept], other: Mapping[int, Kept], measure: str) -> str:
-    seeds = sorted(set(base) & set(other))
-    found = paired_t(*([side[seed].value(measure) for seed in seeds] for side in (base, other)))
-    if not seeds or found.pairs < MIN_PAIRS:  # an interval from two pairs says nothing
-        return signed(found.difference, ".3f") if seeds else ""
+    found = pair(base, other, figure(measure))
+    if found.pairs < MIN_PAIRS:  # an interval from two pairs says nothing
+        return signed(found.difference, ".3f") if found.pairs else ""
     return with_interval(found.difference, found.low, found.high, ".3f", sign=True)

@@ -133,7 +133,10 @@ class Diagnostics:
 
     def __init__(self, batch: Packed):
         self.batch = batch
-        self._picked = _even_sample([block.size for block in batch.blocks], batch.tokens)
+        device = batch.given.response_mask.device
+        self._picked = [
+            index if isinstance(index, slice) else index.to(device) for index in _even_sample([block.size for block in batch.blocks], batch.tokens)
+        ]
         self._sample: list[Tensor] = []
         self._sizes = torch.empty(0)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from erpo_verl.models.errors import ModelError, first_line
 
-ADAPTER, INDEX = "adapter_config.json", ".index.json"
+ADAPTER, ADAPTER_WEIGHTS, INDEX = "adapter_config.json", "adapter_model.safetensors", ".index.json"
 # One of these is in every folder that holds a tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "*.model")
 
@@ -167,3 +167,9 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(data.read(length))
     header.pop("__metadata__", None)
     return header, 8 + length
+
+
+def stored_shapes(folder: Path, pattern: str = "*.safetensors") -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in the folder's safetensors files; empty where there are none."""
+    files = sorted(folder.glob(pattern)) if folder.is_dir() else []
+    return {name: tuple(entry["shape"]) for file in files for name, entry in read_header(file)[0].items()}

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from erpo_verl.models.config import is_rate
 from erpo_verl.models.errors import ModelError, first_line
-from erpo_verl.models.folder import read_header
+from erpo_verl.models.folder import ADAPTER_WEIGHTS, stored_shapes
 from erpo_verl.models.parts import ModelParts
+from erpo_verl.models.shapes import embedding_rows, refuse
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,7 @@ def load_model(
     except Exception as error:  # OSError, ValueError, ImportError, safetensors' own, and what the model's code raises
         raise ModelError(f"{parts.told}: no model can be loaded from there: {first_line(error)}") from error
     # transformers makes up what is missing or of another shape, at random, with a warning.
-    other = sorted(info["mismatched_keys"])
-    if other:
-        name, stored, wanted = other[0]
-        raise ModelError(
-            f"{parts.told}: {len(other)} of its tensors have other shapes than its config.json says ({name} is {tuple(stored)}, not {tuple(wanted)}): "
-            "the two are of different models"
-        )
+    refuse(sorted(info["mismatched_keys"]), f"{parts.told}: ", "its config.json says")
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{parts.told}: its weights lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}); they would be random")
@@ -76,7 +71,7 @@ def load_model(
 def _with_adapter(model: PreTrainedModel, parts: ModelParts, keep: bool) -> nn.Module:
     from peft import PeftModel
 
-    rows = _embedding_rows(Path(parts.adapter.path))
+    rows = embedding_rows(stored_shapes(Path(parts.adapter.path), ADAPTER_WEIGHTS))
     if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows)  # an adapter that was trained with tokens of its own
     try:
@@ -86,15 +81,6 @@ def _with_adapter(model: PreTrainedModel, parts: ModelParts, keep: bool) -> nn.M
             return loaded if keep else loaded.merge_and_unload().requires_grad_(True)
     except Exception as error:  # peft's ValueError, torch's RuntimeError for shapes, and the warning above
         raise ModelError(f"{parts.told}: the adapter does not fit its base: {first_line(error)}") from error
-
-
-def _embedding_rows(folder: Path) -> int | None:
-    """Rows of the embedding that an adapter brings, if it brings one."""
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        return None
-    rows = {entry["shape"][0] for name, entry in read_header(file)[0].items() if re.search(r"(embed_tokens|wte|lm_head)\.(weight|\w+\.weight)$", name)}
-    return rows.pop() if len(rows) == 1 else None
 
 
 def _with_new_adapters(model: nn.Module, wanted: NewAdapters) -> nn.Module:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from erpo_verl.models.errors import ModelError
-from erpo_verl.models.folder import Adapter, read_header
+from erpo_verl.models.folder import ADAPTER_WEIGHTS, Adapter, stored_shapes
 
 
 def check_shapes(base: str, adapter: Adapter | None, config: PretrainedConfig, told: str, trust_remote_code: bool) -> None:
@@ -21,7 +22,7 @@ def check_shapes(base: str, adapter: Adapter | None, config: PretrainedConfig, t
     Raises:
         ModelError: a tensor has another shape.
     """
-    stored = _stored(Path(base))
+    stored = stored_shapes(Path(base))
     if not stored and adapter is None:
         return
     try:
@@ -38,7 +39,7 @@ def _check_adapter(adapter: Adapter, model: torch.nn.Module, told: str) -> None:
     from peft import PeftConfig, get_peft_model
     from peft.utils import get_peft_model_state_dict
 
-    stored = _stored(Path(adapter.path))
+    stored = stored_shapes(Path(adapter.path), ADAPTER_WEIGHTS)
     if not stored or any("embed_tokens" in name or "lm_head" in name or "wte" in name for name in stored):
         return  # may bring tokens of its own, for which the base is made larger
     try:
@@ -52,15 +53,20 @@ def _check_adapter(adapter: Adapter, model: torch.nn.Module, told: str) -> None:
     _compare(stored, shapes, f"{told}: the adapter does not fit its base: ", "adapter and base say")
 
 
-def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return {name: tuple(entry["shape"]) for file in files for name, entry in read_header(file)[0].items()}
+def embedding_rows(stored: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Rows of the embedding that an adapter brings among its tensors, if it brings one."""
+    rows = {shape[0] for name, shape in stored.items() if re.search(r"(embed_tokens|wte|lm_head)\.(weight|\w+\.weight)$", name)}
+    return rows.pop() if len(rows) == 1 else None
 
 
 def _compare(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, torch.Size], said: str, who: str) -> None:
-    other = [name for name in stored if name in wanted and stored[name] != tuple(wanted[name])]
-    if other:
-        name = other[0]
+    refuse([(name, shape, wanted[name]) for name, shape in stored.items() if name in wanted and shape != tuple(wanted[name])], said, who)
+
+
+def refuse(others: Sequence[tuple[str, Sequence[int], Sequence[int]]], said: str, who: str) -> None:
+    """ModelError where there are tensors of other shapes: (name, stored, wanted)."""
+    if others:
+        name, stored, wanted = others[0]
         raise ModelError(
-            f"{said}{len(other)} of its tensors have other shapes than {who} ({name} is {stored[name]}, not {tuple(wanted[name])}): the two are of different models"
+            f"{said}{len(others)} of its tensors have other shapes than {who} ({name} is {tuple(stored)}, not {tuple(wanted)}): the two are of different models"
         )

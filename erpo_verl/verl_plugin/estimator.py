@@ -106,9 +106,10 @@ def token_batch(
     marks, whole = batch.ungradeable(), _all_in_order(rows, len(response_mask))  # then nothing is copied
 
     def real(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        if tensor is None or whole:
-            return tensor if tensor is None else tensor.to(device)
-        return tensor.to(device)[rows.to(device)]
+        if tensor is None:
+            return None
+        tensor = tensor.to(device)
+        return tensor if whole else tensor[rows.to(device)]
 
     given = methods.TokenBatch(
         token_level_rewards=real(token_level_rewards),

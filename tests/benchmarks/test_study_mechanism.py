@@ -51,3 +51,13 @@ def test_ways_by_part_of_the_run() -> None:
     rows = [row("+47;", 1.0, [0.0] * 4, step=1), row("3+4=7;+47;", 1.0, [0.0] * 10, step=9)]
     told = mechanism.chosen(rows)
     assert "| 1 to 1 | 0.000 | 1.000 | 0.000 | 0.000 |" in told and "| 9 to 9 | 0.500 | 0.500 | 0.000 | 0.000 |" in told
+
+
+def test_dumps_are_read_as_inspect_reads_them(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        mechanism.main([str(tmp_path)])
+    assert "no parquet file of rollouts" in capsys.readouterr().err
+    (tmp_path / "step_000001.parquet").write_bytes(b"no parquet")
+    with pytest.raises(SystemExit):
+        mechanism.main([str(tmp_path)])
+    assert "step_000001.parquet is not a parquet file that can be read" in capsys.readouterr().err

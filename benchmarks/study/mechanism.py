@@ -21,9 +21,10 @@ import numpy as np
 
 from erpo_verl.runs.rollouts import RolloutsError, read_head, read_rows
 from erpo_verl.tables import markdown_table, number
+from examples.arithmetic.tokenizer import BOXED
 
 _STEP = re.compile(
-    r"(?P<recheck>\?\d[+\-*]\d=\d;)|(?P<restated>\d[+\-*]\d=\d;)|(?P<jump>[+\-*]\d[+\-*]\d\d;)|(?P<concise>[+\-*]\d\d;)|(?P<answer>\\boxed\{\d\})"
+    r"(?P<recheck>\?\d[+\-*]\d=\d;)|(?P<restated>\d[+\-*]\d=\d;)|(?P<jump>[+\-*]\d[+\-*]\d\d;)|(?P<concise>[+\-*]\d\d;)|(?P<answer>\[\d\})"
 )
 WAYS = ("restated", "concise", "jump", "recheck")
 FORK, RESULT, ANSWER, COPY = "fork: the way of a step", "result of a step", "answer", "the rest"
@@ -31,9 +32,10 @@ CLASSES = (FORK, RESULT, ANSWER, COPY)
 
 
 def classes(response: str) -> list[str]:
-    """The class of each character of a response: a token of this task is a character."""
-    found = [COPY] * len(response)
-    for step in _STEP.finditer(response):
+    """The class of each token of a response: of this task that is a character, or `\\boxed{` as one."""
+    text = response.replace(BOXED, "[")
+    found = [COPY] * len(text)
+    for step in _STEP.finditer(text):
         if step.lastgroup == "answer":
             found[step.end() - 2] = ANSWER
         else:
@@ -65,8 +67,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         if not row["outcome_advantage"]:
             continue
-        count = min(len(row["response"]), row["length"])  # a finished response has its end token besides
-        kinds += classes(row["response"])[:count]
+        found = classes(row["response"])[: row["length"]]
+        kinds += found
+        count = len(found)  # a finished response has its end token besides
         for name, column in columns.items():
             values = [row["outcome_advantage"]] * count if name == "outcome" else row.get(name)  # a method may have no gate
             column += [float("nan")] * count if values is None else values[:count]

@@ -7,28 +7,30 @@ from collections import Counter
 
 import pytest
 
-pytest.importorskip("numpy")
+pytest.importorskip("transformers")
 
 from benchmarks.study import mechanism
 from benchmarks.study.mechanism import ANSWER, COPY, FORK, RESULT
 from examples.arithmetic import task
+from examples.arithmetic.tokenizer import build_tokenizer
 
 
 def test_classes_by_hand() -> None:
     response = "3+4=7;*55;+4*59;?1+1=2;\\boxed{2}"
     found = mechanism.classes(response)
     marked = {i: kind for i, kind in enumerate(found) if kind != COPY}
-    assert marked == {0: FORK, 4: RESULT, 6: FORK, 8: RESULT, 10: FORK, 14: RESULT, 16: FORK, 21: RESULT, 30: ANSWER}
+    assert marked == {0: FORK, 4: RESULT, 6: FORK, 8: RESULT, 10: FORK, 14: RESULT, 16: FORK, 21: RESULT, 24: ANSWER}
     assert mechanism.ways(response) == Counter(restated=1, concise=1, jump=1, recheck=1)
 
 
 def test_every_chain_that_the_task_writes_is_read_whole() -> None:
-    rng = random.Random(0)
+    rng, tokenizer = random.Random(0), build_tokenizer()
     for problem in task.problems("train", 60, seed=3):
         written = task.chain(problem, task.Habits(), rng)
         found = mechanism.classes(written)
         assert found.count(FORK) == found.count(RESULT) == written.count(";") == sum(mechanism.ways(written).values())
-        assert found.count(ANSWER) == 1 and written[found.index(ANSWER)].isdigit()
+        tokens = tokenizer.tokenize(written)
+        assert len(found) == len(tokens) and found.count(ANSWER) == 1 and tokens[found.index(ANSWER)].isdigit()
 
 
 def row(response: str, outcome: float, advantage: list[float], step: int = 1) -> dict:

@@ -68,14 +68,14 @@ class MathJudge:
         started = time.perf_counter()
         found = self._find(solution)
         verdict = _drive(self._road(found, gold))
-        return self._result(found, verdict, solution, extra_info, started)
+        return self._result(found, verdict, solution, gold, extra_info, started)
 
     async def ascore(self, solution: Any, gold: Any, extra_info: Mapping | None = None) -> dict[str, float | str]:
         """As `score`, awaiting the worker: no thread is held meanwhile."""
         started = time.perf_counter()
         found = self._find(solution)
         verdict = await _adrive(self._road(found, gold))
-        return self._result(found, verdict, solution, extra_info, started)
+        return self._result(found, verdict, solution, gold, extra_info, started)
 
     def score_many(self, rows: Sequence[tuple[Any, Any]]) -> list[dict[str, float | str]]:
         """The results of many (solution, gold) pairs, in order; the workers are kept busy side by side."""
@@ -85,13 +85,13 @@ class MathJudge:
             found = self._find(solution)
             road = self._road(found, gold)
             try:
-                results.append((found, road, next(road), solution, started))
+                results.append((found, road, next(road), solution, gold, started))
             except StopIteration as stop:
-                results.append(self._result(found, stop.value, solution, None, started))
+                results.append(self._result(found, stop.value, solution, gold, None, started))
         for place, waiting in enumerate(results):
             if isinstance(waiting, tuple):
-                found, road, future, solution, started = waiting
-                results[place] = self._result(found, _drive(road, future), solution, None, started)
+                found, road, future, solution, gold, started = waiting
+                results[place] = self._result(found, _drive(road, future), solution, gold, None, started)
         return results
 
     def judge(self, answer: str, gold: Any) -> Verdict:
@@ -152,7 +152,6 @@ class MathJudge:
             self._pool().start()
         golds = [text for text in gold_answers(gold) if text.strip() and len(text) <= self.config.max_gold_chars]
         if not golds:
-            self._warn("the maths reward cannot read this reference answer: %.200r", gold)
             return Verdict(Reason.GOLD_UNREADABLE)
         if found.answer is None:
             return Verdict(found.reason or Reason.NO_BOX)
@@ -183,8 +182,6 @@ class MathJudge:
             outcome = yield self._ask(gold, answer)
             self._proved = True
             verdict = Verdict(_REASONS.get(outcome["reason"], Reason.FAILED), outcome.get("pred", answer), fast=False)
-        if verdict.reason is Reason.GOLD_UNREADABLE:
-            self._warn("the maths reward cannot read this reference answer: %.200r", gold)
         if verdict.reason not in NOT_CACHED:
             with self._lock:
                 self._cache[key] = replace(verdict, cached=True)
@@ -233,8 +230,10 @@ class MathJudge:
 
     # ---------------------------------------------------------------- what a verdict is worth
 
-    def _result(self, found: Found, verdict: Verdict, solution: Any, extra_info: Mapping | None, started: float) -> dict[str, float | str]:
+    def _result(self, found: Found, verdict: Verdict, solution: Any, gold: Any, extra_info: Mapping | None, started: float) -> dict[str, float | str]:
         config = self.config
+        if verdict.reason is Reason.GOLD_UNREADABLE and not verdict.cached:
+            self._warn("the maths reward cannot read this reference answer: %.200r", gold)
         score = config.score_right if verdict.right else config.score_wrong
         if found.format_ok:
             score += config.format_bonus

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from erpo_verl.models.parts import ModelParts
 from erpo_verl.recipes import architectures, inputs, memory
+from erpo_verl.runs import wandb_key
 from erpo_verl.settings import SettingsError, nearest
 
 COLUMNS = ("data_source", "prompt", "reward_model")
@@ -104,7 +105,7 @@ def check(config: DictConfig, gpu_memory_gb: float | None = None) -> tuple[list[
         row_problems, row_notes = inputs.check_rows(config, parts, rows)
         file_problems, model_notes = file_problems + row_problems, model_notes + row_notes
     problems += model_problems + file_problems + reward_problems + _batch_problems(config) + _length_problems(config, model)
-    notes += model_notes + reward_notes
+    notes += model_notes + reward_notes + _wandb_notes(config)
     unknown = _why_no_estimate(config) if model is not None and gpu_memory_gb is not None else None
     if unknown:
         notes.append(f"memory is not estimated: {unknown}")
@@ -127,6 +128,12 @@ def _listed(value: Any) -> list[str]:
 def _get(config: DictConfig, key: str, default: Any = None) -> Any:
     value = OmegaConf.select(config, key, default=default)
     return default if value is None else value
+
+
+def _wandb_notes(config: DictConfig) -> list[str]:
+    """A note, not a problem: verl logs from a worker of Ray, which may have a key that this process has not."""
+    without = wandb_key.problem() if "wandb" in _listed(config.trainer.logger) else None
+    return [f"trainer.logger has wandb, and W&B has {without}; verl would stop there, after the model is loaded"] if without else []
 
 
 def _erpo_problems(config: DictConfig) -> list[str]:

@@ -55,6 +55,23 @@ def test_nothing_stands_against_a_good_model(check):
     assert problems == [] and not any("model.path" in note for note in notes)
 
 
+def test_a_missing_key_of_wandb_is_a_note(check, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))  # no netrc file, no settings
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def told(*loggers):
+        problems, notes = check(f"trainer.logger=[{','.join(loggers)}]")
+        assert problems == []
+        return [note for note in notes if "W&B" in note]
+
+    assert told("console") == []
+    [note] = told("console", "wandb")
+    assert "no key for https://api.wandb.ai" in note and "WANDB_MODE=offline" in note
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert told("console", "wandb") == []
+
+
 def test_dropout_acts_in_verls_update_until_it_is_overridden(check, home, tmp_path):
     folder = changed(home, tmp_path / "m", config={"attention_dropout": 0.1})
     [problem], _ = check(f"{PATH}={folder}")

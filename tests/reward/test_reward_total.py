@@ -127,6 +127,15 @@ def test_answers_are_grouped_by_the_judges_own_equality(judge):
     assert judge.group_answers([]) == [] and group_answers(["7", "7."]) == [0, 0]
 
 
+def test_a_reference_answer_that_cannot_be_read_is_said_and_an_answer_in_a_vote_is_no_reference(caplog):
+    judge = MathJudge(RewardConfig())
+    with caplog.at_level(logging.WARNING):
+        assert judge.group_answers(["x^{", r"\frac", "2", "2.0"]) == [0, 1, 2, 2]
+        assert not caplog.records
+        assert judge.score(r"\boxed{2}", "x^{")["reason"] == Reason.GOLD_UNREADABLE
+    assert "cannot read this reference answer: 'x^{'" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("answers", "classes"),
     [

@@ -16,7 +16,7 @@ from benchmarks.result import Result
 
 PACKAGES = ("erpo-verl", "math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime", "verl")
 SCRIPT = Path(__file__).with_name("reward_throughput.py")
-NAMES = {"ours": "erpo-verl, 2 workers", "plain": "plain math-verify", "verl": "verl's pool, 4 processes"}
+NAMES = {"ours": "erpo-verl, 2 workers", "single": "erpo-verl, one after the other", "plain": "plain math-verify", "verl": "verl's pool, 4 processes"}
 
 
 def measure(quick: bool = False) -> Result:

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.study.protocol import Protocol
 from benchmarks.study.tables import BASE, Kept, at_rates, figure, pair
+from erpo_verl.pivots.branches import OTHER
 from erpo_verl.statistics import ALPHA, Paired, holm
 from erpo_verl.tables import p_value, with_interval
 
@@ -115,7 +116,7 @@ def pivot_parts(folder: Path) -> list[Part]:
     """Difference of the squared change at pivots and beside them, for each policy that was measured."""
     found = []
     for path in sorted(folder.glob("*/figures.json")):
-        test = json.loads(path.read_text())["other"]["test"]
+        test = json.loads(path.read_text())[OTHER]["test"]
         if test is not None:
             told = Paired(test["difference"], test["low"], test["high"], test["p"], test["problems"], 0, 0)
             found.append(Part(path.parent.name, "squared change at pivots - beside them", ".4f", 1, told))

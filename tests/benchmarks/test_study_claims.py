@@ -102,7 +102,7 @@ def test_what_is_not_measured_has_no_verdict_and_no_part_in_the_correction(tmp_p
     folder = tmp_path / claims.PIVOTS / "start"
     folder.mkdir(parents=True)
     test = {"difference": 0.02, "low": 0.01, "high": 0.03, "p": 0.001, "problems": 64}
-    (folder / "figures.json").write_text(json.dumps({"other": {"test": test}}))
+    (folder / "figures.json").write_text(json.dumps({"other draw": {"test": test}}))
     assert found(tmp_path, "arithmetic")["H5"].p_value == 0.001
 
 

@@ -5,6 +5,7 @@
     bash scripts/study.sh --plateau --jobs 2                GRPO and ERPO at all five learning rates
     bash scripts/study.sh --small --jobs 2                  one bed, two arms, three seeds: under half an hour on two cores
     bash scripts/study.sh --pilot --only bad_habits/erpo    a bed, /ARM, or BED/ARM; several are allowed
+    bash scripts/study.sh --run arithmetic erpo 3e-4 0 --keep DIR --dump DIR/erpo    one run with rollouts, for benchmarks.study.mechanism
     bash scripts/study.sh --tables                          tables of what is kept, and the verdict of each claim
 """
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="BED/ARM", help="only these: BED, /ARM or BED/ARM")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "study", help="data, start policies, runs (outputs/study)")
     parser.add_argument("--keep", type=Path, help="where finished runs are kept (docs/study; --small: in --work)")
+    parser.add_argument("--dump", type=Path, metavar="DIR", help="with --run: every tenth step's rollouts, for benchmarks.study.mechanism")
     parser.add_argument("--list", action="store_true", help="list the runs and which of them are kept")
     args = parser.parse_args(argv)
     work = args.work.absolute()
@@ -46,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             bed, arm, rate, seed = args.run
             if bed not in protocol.beds:
                 raise StudyError(f"no bed {bed!r}; the beds: {', '.join(protocol.beds)}")
-            print(execute(Run(bed, arm, float(rate), int(seed)), protocol, work, keep))
+            print(execute(Run(bed, arm, float(rate), int(seed)), protocol, work, keep, args.dump))
             return 0
+        if args.dump:
+            raise StudyError("--dump goes with --run")
         if args.tables:
             print(_report(protocol, keep))
             return 0

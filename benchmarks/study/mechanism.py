@@ -1,6 +1,6 @@
 """What ERPO says of which tokens on the arithmetic beds, from rollouts that a run has dumped.
 
-    erpo train examples/arithmetic/erpo.yaml ... trainer.rollout_data_dir=DIR trainer.rollout_data_freq=10
+    bash scripts/study.sh --run arithmetic erpo 3e-4 0 --keep outputs/mechanism --dump DIR
     python -m benchmarks.study.mechanism DIR [DIR ...]
 
 A folder is one run. The tables show, for each: by class of token its share, entropy, gate, the outcome's advantage A and the final one, and how

@@ -33,13 +33,17 @@ KEPT = (
 )  # fmt: skip
 
 
-def execute(run: Run, protocol: Protocol, work: Path, keep: Path) -> Path:
-    """Do what of the run is not done yet; returns its folder under ``keep``.
+def execute(run: Run, protocol: Protocol, work: Path, keep: Path, dump: Path | None = None) -> Path:
+    """Do what of the run is not done yet; returns its folder under ``keep``. ``dump``: where every tenth step's rollouts go.
 
     Raises:
-        StudyError: the arm does not exist in this version, or the training failed other than by its arithmetic.
+        StudyError: the arm does not exist in this version, the training failed other than by its arithmetic, or rollouts are asked of a run
+            that has begun without.
     """
     kept = keep / run.bed / run.name
+    begun = next((f for f in (kept / EVALUATION, work / run.bed / "runs" / run.name / METRICS) if f.is_file()), None)
+    if dump is not None and begun and not any(dump.glob("*.parquet")):
+        raise StudyError(f"{begun} is there, so rollouts of its steps would be missing; give --dump with a --work and a --keep of its own")
     if (kept / EVALUATION).is_file():
         return kept
     bed = protocol.beds[run.bed]
@@ -52,7 +56,7 @@ def execute(run: Run, protocol: Protocol, work: Path, keep: Path) -> Path:
     with _locked(place / "runs" / f".{run.name}.lock"):
         data = _data(bed, place)
         start = _start(bed, place, run.seed)
-        failure = _train(run, bed, overrides, data, start, folder)
+        failure = _train(run, bed, [*overrides, *_dumped(dump)], data, start, folder)
         figures = {"failure": failure} if failure else _evaluate(protocol, bed, data, folder / "model")
         figures["generated_tokens"] = _generated(_lines(folder))[-1] if (folder / METRICS).is_file() else 0.0
         usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -114,6 +118,10 @@ def _train(run: Run, bed: Bed, overrides: list[str], data: Path, start: Path, fo
             raise StudyError(f"{run.bed}/{run.name}: training ended with exit code {code}")
         steps = _next_stretch(folder, bed)
     return None
+
+
+def _dumped(dump: Path | None) -> list[str]:
+    return [] if dump is None else [f"trainer.rollout_data_dir={dump.absolute()}", f"trainer.rollout_data_freq={KEEP_EVERY}"]
 
 
 def _next_stretch(folder: Path, bed: Bed) -> int | None:

@@ -216,7 +216,8 @@ def test_a_run_from_the_start_policy_to_what_is_kept(tmp_path, monkeypatch) -> N
     protocol = load()
     protocol = type(protocol)(**{**vars(protocol), "beds": {"arithmetic": bed}, "evaluation": asked})
     run = Run("arithmetic", "erpo", 3e-4, 5)
-    folder = one.execute(run, protocol, tmp_path / "work", tmp_path / "kept")
+    folder = one.execute(run, protocol, tmp_path / "work", tmp_path / "kept", tmp_path / "dump")
+    assert [path.name for path in (tmp_path / "dump").iterdir()] == ["step_000010.parquet"]
     assert sorted(path.name for path in folder.iterdir()) == sorted([one.RECORD, one.METRICS, one.EVALUATION])
     assert [path.name for path in folder.parent.iterdir()] == [run.name]
     found = read_run(folder)
@@ -232,3 +233,5 @@ def test_a_run_from_the_start_policy_to_what_is_kept(tmp_path, monkeypatch) -> N
     before = (folder / one.EVALUATION).stat().st_mtime_ns
     assert one.execute(run, protocol, tmp_path / "work", tmp_path / "kept") == folder  # a finished run is not made again
     assert (folder / one.EVALUATION).stat().st_mtime_ns == before
+    with pytest.raises(StudyError, match="rollouts of its steps would be missing"):
+        one.execute(run, protocol, tmp_path / "work", tmp_path / "kept", tmp_path / "another_dump")

@@ -61,7 +61,7 @@ def execute(run: Run, protocol: Protocol, work: Path, keep: Path, dump: Path | N
         figures["generated_tokens"] = _generated(_lines(folder))[-1] if (folder / METRICS).is_file() else 0.0
         usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         figures["cpu_minutes"] = round(sum(u.ru_utime + u.ru_stime for u in usage) / 60, 2)
-        _keep(run, folder, kept, figures)
+        _keep(run, folder, kept, figures, dump)
         for checkpoint in folder.glob("global_step_*"):
             shutil.rmtree(checkpoint)
     return kept
@@ -216,7 +216,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
 # --- what is kept
 
 
-def _keep(run: Run, folder: Path, kept: Path, figures: dict[str, Any]) -> None:
+def _keep(run: Run, folder: Path, kept: Path, figures: dict[str, Any], dump: Path | None) -> None:
     partial = kept.with_name(f".{kept.name}.{os.getpid()}")
     partial.mkdir(parents=True)
     try:
@@ -224,6 +224,8 @@ def _keep(run: Run, folder: Path, kept: Path, figures: dict[str, Any]) -> None:
         record |= {"arm": run.label, "seed": run.seed, "study": {"bed": run.bed, "arm": run.arm, "rate": run.rate, "commit": commit()}}
         # Where the run was made is nobody's business and not the same elsewhere: paths are told as below the default of --work.
         told = json.dumps(record, separators=(",", ":")).replace(str(folder.parents[2]), "outputs/study")
+        if dump is not None:
+            told = told.replace(str(dump.absolute()), dump.name)
         (partial / RECORD).write_text(told + "\n")
         (partial / METRICS).write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in thinned(_lines(folder))))
         (partial / EVALUATION).write_text(json.dumps(figures, indent=1) + "\n")

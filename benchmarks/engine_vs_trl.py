@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.coin import UNIFORM_SHARE, compute_score
+from benchmarks.coin import compute_score
 from benchmarks.result import NotHere, Result
 
 PACKAGES = ("erpo-verl", "torch", "transformers", "accelerate")
@@ -70,13 +70,14 @@ def ours(model: Path, data: Path, size: str, arm: str) -> dict:
     from erpo_verl.trainer import loop, run
 
     prompts, n, response, micro, steps = SIZES[size][1]
-    clock, tokens = Clock(), []
+    clock, tokens, rows = Clock(), [], []
     train_step = loop.Trainer.train_step
 
     def timed(trainer, step):
         metrics = train_step(trainer, step)
         if clock.wall is not None:
             tokens.append(metrics["perf/total_num_tokens"])
+            rows.append(metrics["actor/rows_run/mean"])
         clock.mark()
         return metrics
 
@@ -100,7 +101,7 @@ def ours(model: Path, data: Path, size: str, arm: str) -> dict:
         )  # fmt: skip
         if code != 0:
             raise RuntimeError(f"erpo train ended with exit code {code}")
-    return {"tokens": sum(tokens), **finished}
+    return {"tokens": sum(tokens), "rows": sum(rows) / len(rows), **finished}
 
 
 def trls(model: Path, data: Path, size: str) -> dict:
@@ -188,14 +189,16 @@ def measure(quick: bool = False, sizes: tuple[str, ...] | None = None, turns: in
             pairs = list(zip(found[arm], found["trl"], strict=True))
             speed = {clock: sorted((a["tokens"] / a[clock]) / (b["tokens"] / b[clock]) for a, b in pairs) for clock in ("wall", "cpu")}
             memory = sorted(a["peak"] / b["peak"] for a, b in pairs)
-            rows.append([f"{parameters / 1e6:.3g} M", arm, *(f"{s[len(s) // 2]:.2f} [{s[0]:.2f}, {s[-1]:.2f}]" for s in (*speed.values(), memory))])
+            rows.append([f"{parameters / 1e6:.3g} M", arm, *(f"{s[len(s) // 2]:.2f} [{s[0]:.2f}, {s[-1]:.2f}]" for s in (*speed.values(), memory)),
+                         f"{sum(a['rows'] for a, _ in pairs) / len(pairs):.0%}"])  # fmt: skip
     return Result(
         title="The Accelerate engine beside TRL",
         how="Whole training steps without start-up and the first one: TRL's GRPOTrainer with transformers' `generate` and the Accelerate engine with GRPO and "
         "ERPO, float32, one thread, two updates a step, the same random model, prompts and rewards, each measurement a process of its own, in turns. "
-        f"{UNIFORM_SHARE:.0%} of the groups have equal rewards, by construction. Tokens are those of prompts and responses without padding. TRL is "
+        "The reward makes groups uniform or half right by their reference answer alone; the last column is the share of rows in groups with a gradient, "
+        "which our update runs (TRL's runs all). Tokens are those of prompts and responses without padding. TRL is "
         "GRPO without a reference; cells are median [smallest, largest] over turns.",
-        columns=["parameters", "arm", "tokens/s, ratio to TRL's", "by processor time", "peak memory, ratio"],
+        columns=["parameters", "arm", "tokens/s, ratio to TRL's", "by processor time", "peak memory, ratio", "rows with a gradient"],
         rows=rows,
         bound="matrix products of the model: a token costs one forward pass in the rollout and, where its group has a gradient, one forward and one "
         "backward pass (as two) in the update.",

@@ -66,7 +66,8 @@ class Claim:
 
 def claims(protocol: Protocol, kept: Sequence[Kept], pivots: Path) -> list[Claim]:
     """H1 to H6 from the confirmation's runs at their chosen rates, and from the figures of `erpo pivots` below ``pivots``."""
-    runs = {bed: at_rates((k for k in kept if k.run.bed == bed), rates, protocol.confirm["seeds"]) for bed, rates in protocol.chosen.items()}
+    chosen = {bed: rates for bed, rates in protocol.chosen.items() if bed in protocol.confirm["claims"]}
+    runs = {bed: at_rates((k for k in kept if k.run.bed == bed), rates, protocol.confirm["seeds"]) for bed, rates in chosen.items()}
     arm = chosen_arm(protocol)
 
     def parts(which: str | None, *measures: tuple[str, str, int, Callable[[Kept, Kept], tuple[float, float]]]) -> list[Part]:

@@ -137,7 +137,7 @@ def load(path: Path = PROTOCOL) -> Protocol:
     named = {*protocol.confirm["primary"], *protocol.confirm["arms"], *protocol.plateau["arms"], *protocol.small["arms"]} - {arm for tier in protocol.arms for arm in tier}
     if named:
         raise StudyError(f"{path}: {', '.join(sorted(named))} is not among arms")
-    asked = [*protocol.chosen, protocol.small["bed"], *protocol.pilot["beds"], *protocol.plateau["beds"]]
+    asked = [*protocol.chosen, *protocol.confirm["claims"], protocol.small["bed"], *protocol.pilot["beds"], *protocol.plateau["beds"]]
     unknown = [bed for bed in asked if bed not in beds]
     if unknown:
         raise StudyError(f"{path}: no bed {', '.join(unknown)}")

@@ -106,6 +106,9 @@ class VLLMRollout:
         self._owns_processes = not torch.distributed.is_initialized()
         if current_platform.is_cpu():
             keep_plain_cpu_weights()
+            # A prompt that vLLM runs in parts has a draw to be put back after each but the last, and a CPU's generator cannot go back: such a
+            # step raises, so prompts are run whole.
+            options.setdefault("enable_chunked_prefill", False)
         with _global_state_kept():
             self._llm = vllm.LLM(
                 str(model_path), dtype=dtype, max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization,

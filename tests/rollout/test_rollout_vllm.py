@@ -123,6 +123,16 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.e2e
+def test_more_prompts_than_fit_into_one_pass(engine):
+    """On a CPU vLLM cannot put back the draw of a prompt that it ran in parts: none is, and draws are a response's own here too."""
+    engine.sync(model(6, spread=0.1))
+    prompts = [[3 + (7 * i + j * (i + 1)) % 120 for j in range(87)] for i in range(160)]  # 13,920 tokens, without a common prefix
+    params = SamplingParams(max_tokens=8, seed=3)
+    found = engine.generate(prompts, params)
+    assert same(found[:4], engine.generate(prompts[:4], params))
+
+
+@pytest.mark.e2e
 def test_frequencies_are_the_probabilities(engine):
     policy = model(5, spread=0.15)
     engine.sync(policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_it_leaves_branches_figures_charts_and_a_page(done) -> None:
     assert "of the outcome's variance" in (done / "report.md").read_text()
     shown = [row for row in rows if row["site"] == "shown"]
     assert {row["problem"] for row in shown} == {lines[3]["id"]} and len({row["response"] for row in shown}) <= 2
+
+
+@pytest.mark.e2e
+def test_vllm_samples_and_continues(place, tmp_path) -> None:
+    """The other engine, with more tokens to prefill at once than vLLM takes in one pass on a CPU."""
+    pytest.importorskip("vllm")
+    command = arguments(place, tmp_path / "out", "--n", "40", "--problems-at-once", "6")
+    command[command.index("hf")] = "vllm"
+    ran = subprocess.run([sys.executable, "-m", "erpo_verl.cli", *command], capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    lines = measure.read_lines(tmp_path / "out")
+    assert len(lines) == 6 and all(len(line["responses"]) == 3 for line in lines)
+    rows = pq.read_table(tmp_path / "out" / "branches.parquet").to_pylist()
+    assert len(rows) * 3 == sum(len(line["branches"]) for line in lines) * 2
+    assert {row["branch"] for row in rows} == {"other draw", "second choice"}
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["settings"]["engine"] == "vllm"
 
 
 def test_a_second_call_makes_only_the_report_again(done, place, monkeypatch) -> None:

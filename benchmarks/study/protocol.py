@@ -29,6 +29,7 @@ class Bed:
     max_steps: int
     warm_start: tuple[str, ...] = ()  # further arguments of `warm_start`
     overrides: tuple[str, ...] = ()  # further settings of the training
+    seeds: tuple[int, ...] | None = None  # of the confirmation where the bed has not all of them
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Protocol:
         for arms in (self.confirm["primary"], others):
             for seed in self.confirm["seeds"]:
                 for bed, rates in self.chosen.items():
-                    yield from (Run(bed, arm, rates[arm], seed) for arm in arms if arm in rates)
+                    if seed in (self.beds[bed].seeds or self.confirm["seeds"]):
+                        yield from (Run(bed, arm, rates[arm], seed) for arm in arms if arm in rates)
 
     def wide(self) -> Iterator[Run]:
         """The arms whose plateau of learning rates is measured, at all rates."""

@@ -72,6 +72,8 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         reason = _judged(gold, answer, policy)
     except Refused as refused:
         reason = str(refused)
+        if reason == "gold_unreadable" and gold and Comparison(policy).readable(gold):
+            reason = "unreadable"  # whether a gold can be read does not depend on the answer
     except RecursionError:
         reason = "too_deep"
     return {"reason": reason, "pred": canonical(answer)}
@@ -120,7 +122,7 @@ class Comparison:
         answer = parts.without_choice(answer)
         if self.is_text(gold):
             return value.same_text(gold, answer)
-        answer = parts.without_scope(answer)
+        answer = parts.without_scope(parts.concluded(answer))
         gold_items, answer_items = parts.items_of(gold), parts.items_of(answer)
         if len(gold_items) > 1 or len(answer_items) > 1:
             return self._lists(gold_items, answer_items, gold, answer)
@@ -156,8 +158,10 @@ class Comparison:
 
     def _lists(self, gold_items: list[Tokens], answer_items: list[Tokens], gold: Tokens, answer: Tokens) -> bool:
         """Several values without brackets, at least on one side."""
-        if any(map(parts.is_relation, gold_items + answer_items)) and (parts.is_set(gold) or parts.is_set(answer)):
-            return self._as_sets(gold_items, answer_items)
+        if any(map(parts.is_relation, gold_items + answer_items)) and (parts.is_set(gold) or parts.is_set(answer) or len(gold_items) != len(answer_items)):
+            return self._as_sets(gold_items, answer_items, *(True if "&&" in one else False if "||" in one else None for one in (gold, answer)))
+        if ("||" in gold) != ("||" in answer) and any(isinstance(token, Word) for token in gold) and len(gold_items) == len(answer_items):
+            return False  # Alice or Bob is not Alice and Bob
         if any(map(parts.is_relation, gold_items)) and {"||", "&&"} <= {*gold, *answer} and not {"||", "&&"} <= {*gold}:
             return False  # x>2 or x<-2 is not x>2 and x<-2
         gold_items, answer_items = parts.solutions_of(gold_items), parts.solutions_of(answer_items)
@@ -173,9 +177,11 @@ class Comparison:
         def ordered(several: Any, single: Any) -> tuple[Any, Any]:
             return (several, single) if is_gold else (single, several)
 
-        for number in parts.as_number(gold if is_gold else answer, read_number(written(single))):
+        for number in parts.as_number(gold if is_gold else answer, read_number(written(single)), is_gold):
             if self.meets(*ordered(number, single)):
                 return True
+        if not is_gold and "||" in answer and "&&" not in answer:  # 1/2 or 0.5: one value, said twice
+            return all(self.meets(gold, item) for item in answer_items)
         bracketed = parts.bracket_of(single)
         if not bracketed or any(len(item) == 1 and re.fullmatch("0\\d+", item[0]) for item in several):
             return False
@@ -202,15 +208,15 @@ class Comparison:
                 return False
         return True
 
-    def _as_sets(self, gold: list[Tokens], answer: list[Tokens]) -> bool:
-        """Sets, intervals and relations of one unknown, as sets of numbers."""
+    def _as_sets(self, gold: list[Tokens], answer: list[Tokens], *both: bool | None) -> bool:
+        """Sets, intervals and relations of one unknown, as sets of numbers; `both`: see `mathverify.equal_sets`."""
         if self.policy.relations == "same_form":
             return False
         bodies = [[parts.without_membership(parts.without_builder(item)) for item in items] for items in (gold, answer)]
         bodies = [[parts.value_behind_label(body) or body for body in items] for items in bodies]
         if not all(guard.known(body) for items in bodies for body in items):
             return False
-        return self._said(mathverify.equal_sets(*(list(map(written, items)) for items in bodies)))
+        return self._said(mathverify.equal_sets(*(list(map(written, items)) for items in bodies), both or (False, False)))
 
     # ---------------------------------------------------------------- equations and labels
 
@@ -238,8 +244,13 @@ class Comparison:
                 return self._chain(gold_sides[1], sides)
             others = parts.renamed(*labels, sides)
             functions = any("(" in label for label in labels) and all("(" in label or label == ["y"] for label in labels)
-            if others or (functions and (["y"] in labels or labels[0][1:] == labels[1][1:])):  # f(x) and y, f(x) and g(x)
+            figures = any(token[0].isdigit() for label in labels for token in label)
+            if others or (functions and not figures and (["y"] in labels or labels[0][1:] == labels[1][1:])):  # f(x) and y, f(x) and g(x)
                 return self._chain(gold_sides[1], others or sides)
+            if figures and any("(" in label for label in labels):
+                return False  # f(2) is not f(3)
+        if len(gold_sides) == len(sides) == 2 and labels[0][:1] == ["("] and labels[0] != labels[1]:
+            return False  # (x,y) is not (y,x)
         if len(sides) > 2 or len(gold_sides) > 2:
             return len(sides) == len(gold_sides) and self._all_meet(gold_sides, sides, ordered=True)
         return self._ask(gold, answer)
@@ -248,6 +259,8 @@ class Comparison:
         """An answer with equals signs against a value: behind a label every side must be right."""
         if len(sides) > 1 and sides[0] == sides[-1] and guard.is_label(sides[0]):
             return False  # x = x
+        if not guard.is_task(gold) and self.policy.tasks == "refuse":
+            sides = [side for side in sides if not guard.is_task(side)] or sides  # the task is done
         values = sides
         if guard.is_label(sides[0]) or (guard.is_quantity(sides[0]) and not guard.is_label(sides[-1])):
             values = sides[1:]
@@ -267,16 +280,17 @@ class Comparison:
 
     def _values(self, gold: Tokens, answer: Tokens) -> bool:
         """One value against one: brackets, then the maths in them."""
-        conditions = parts.without_builder(gold), parts.without_builder(answer)
-        if conditions[0] != gold and conditions[1] != answer:
-            return self._as_sets([gold], [answer])
-        gold, answer = conditions
+        builders = parts.builder(gold), parts.builder(answer)
+        if all(builders):
+            return builders[0][0] == builders[1][0] and self._as_sets([builders[0][1]], [builders[1][1]])
+        gold, answer = parts.without_builder(gold), parts.without_builder(answer)
         relations = parts.is_relation(gold), parts.is_relation(answer)
         sets = parts.is_set(gold), parts.is_set(answer)
         if relations[0] != relations[1] and any(sets):
             return self._as_sets([gold], [answer])
-        if all(relations) and {token for token in gold if token.isalpha()} == {token for token in answer if token.isalpha()}:
-            return self._ask(gold, answer) or self._as_sets([gold], [answer])
+        unknowns = [{token for token in one if token.isalpha()} for one in (gold, answer)]
+        if all(relations) and unknowns[0] == unknowns[1]:
+            return self._ask(gold, answer) or (len(unknowns[0]) == 1 and self._as_sets([gold], [answer]))
         brackets = parts.bracket_of(gold), parts.bracket_of(answer)
         if not all(brackets) and (all(sets) or any(sign in one for one in (gold, answer) for sign in parts.SET_SIGNS)):
             return self._as_sets([gold], [answer])
@@ -315,7 +329,8 @@ class Comparison:
                 for number, atom in zip(numbers, (gold, answer), strict=True)
             )
             return equal_numbers(left, right, policy.rel_tol, policy.percent == "lenient")
-        return self._ask(value.scaled(gold, gold.body, answer.percent), value.scaled(answer, body, gold.percent))
+        bodies = [value.plain(number, one) for number, one in zip(numbers, (gold.body, body), strict=True)]
+        return self._ask(value.scaled(gold, bodies[0], answer.percent), value.scaled(answer, bodies[1], gold.percent))
 
     def _ask(self, gold: Tokens, answer: Tokens) -> bool:
         """math-verify's word on two values that it may be trusted with."""
@@ -335,5 +350,8 @@ class Comparison:
 def _exact(tokens: Tokens) -> Tokens:
     """Of an approximation the exact side, or what stands behind a label."""
     sides = split(tokens, (r"\approx",))
+    numbers = [number.value for side in sides if (number := read_number(written(side)))]
+    if any(abs(number - numbers[0]) > abs(numbers[0]) / 10 for number in numbers):
+        raise Refused("chain")  # 7 is not about 1000
     labelled = len(sides) == 2 and (not sides[0] or guard.is_label(sides[0]))
     return sides[1] if labelled else sides[0]

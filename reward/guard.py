@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import zlib
 
-from .latex import ACCENTS, PARTING, Tokens, Word, closing, split, written
-from .words import word_set
+from .latex import ACCENTS, CLOSERS, OPENERS, PARTING, Tokens, Word, closing, split, written
+from .words import NEUTRAL, NUMBER_WORDS, word_set
 
 _GREEK = word_set(r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \upsilon
     \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Sigma \Upsilon \Phi \Psi \Omega \ell""")
@@ -76,17 +77,33 @@ def side_by_side(tokens: Tokens) -> bool:
 
 
 def as_parsed(tokens: Tokens) -> Tokens:
-    """As math-verify reads it rightly: 2(3) with the sign of the product (it takes it for 2 + 3), E_1 with another letter."""
+    """As math-verify reads it rightly: 2(3) with the sign of the product (it takes it for 2 + 3), E_1 with another letter, and
+    gcd and lcm of letters as names of their own (it computes them, as if no two letters had a factor in common)."""
     out: Tokens = []
-    for place, token in enumerate(tokens):
-        if token in ("E", "e") and tokens[place + 1 : place + 2] == ["_"]:
+    place = 0
+    while place < len(tokens):
+        token = tokens[place]
+        place += 1
+        if token in ("E", "e") and tokens[place : place + 1] == ["_"]:
             token = {"E": r"\Xi", "e": r"\xi"}[token]
+        elif token in (r"\gcd", r"\lcm") and tokens[place : place + 1] == ["("] and (end := closing(tokens, place)) > 0:
+            arguments = split(tokens[place + 1 : end], (",", ";"))
+            if any(part.isalpha() for argument in arguments for part in argument):
+                name = zlib.crc32(repr((token, sorted(map(written, arguments)))).encode())
+                out += [r"\Upsilon", "_", "{", str(name), "}"]
+                place = end + 1
+                continue
         out += [r"\cdot", token] if token == "(" and out and out[-1][-1].isdigit() else [token]
     return out
 
 
 def task_left(tokens: Tokens) -> bool:
-    """Whether an integral, sum, product, limit or derivative is left to be done."""
+    """Whether an integral, sum, product, limit or derivative is left to be done: on every side of an equation."""
+    return all(map(is_task, split(tokens, ("=",))))
+
+
+def is_task(tokens: Tokens) -> bool:
+    """Whether there is one in a side."""
     return any(token in _TASKS for token in tokens) or r"\frac{d}{d" in written(tokens).replace(" ", "")
 
 
@@ -108,7 +125,8 @@ def letters_differ(gold: Tokens, answer: Tokens) -> bool:
         letters = "".join(one)
         if len(one) > 1 and all(token.isalpha() for token in one) and (len(one) > 2 or letters != letters.lower()):
             return True  # the same text has been found equal before
-    for lower in {token.lower() for token in gold if token.isalpha() or token in _GREEK} - {"c"}:  # the constant of an integral
+    constant = {"c"} if gold[-2:] == ["+", "C"] else set()  # of an integral
+    for lower in {token.lower() for token in gold if token.isalpha() or token in _GREEK} - constant:
         used = [{token for token in one if token.lower() == lower} for one in (gold, answer)]
         if all(used) and used[0].isdisjoint(used[1]):
             return True
@@ -117,19 +135,27 @@ def letters_differ(gold: Tokens, answer: Tokens) -> bool:
 
 def is_choice(tokens: Tokens, leading: bool = False) -> str:
     """The letter of a multiple choice, '' for anything else; `leading`: also of `(C) 42` and `Option C`."""
-    if leading and tokens and isinstance(tokens[0], Word) and tokens[0].lower() in ("option", "choice", "answer", "选"):
+    while leading and tokens and isinstance(tokens[0], Word) and tokens[0].lower() in ("option", "choice", "选", *NEUTRAL):
         tokens = tokens[1:]
+    if leading and len(tokens) > 2 and tokens[0] in "ABCDEFGHIJ" and tokens[1] in (")", ".", ":"):
+        tokens = ["(", tokens[0], ")", *tokens[2:]]  # A. 12
     letters = [token for token in tokens if token not in (" ", ".", ":")]
     if len(letters) == 1 and len(letters[0]) == 1 and letters[0] in "ABCDEFGHIJ":
         return letters[0]
     if letters[:1] == ["("] and letters[2:3] == [")"] and len(letters[1]) == 1 and letters[1] in "ABCDEFGHIJ":
         rest = letters[3:]
-        if not rest or (leading and not any(token in (",", *PARTING) or (token == "(" and rest[1:2] and rest[1] in "ABCDEFGHIJ") for token in rest)):
+        others = any(token == "(" and rest[place + 1 : place + 2] and rest[place + 1] in "ABCDEFGHIJ" for place, token in enumerate(rest))
+        if not rest or (leading and not others and not any(token in (",", *PARTING) or token.lower() in _TURNING for token in rest)):
             return letters[1]
     return ""
 
 
 # ---------------------------------------------------------------------- labels
+
+# Words that make of what they stand at another value.
+_TURNING = word_set("""not twice thrice half double triple doubled tripled halved minus plus over squared cubed divided multiplied negative
+    opposite reciprocal inverse wrong incorrect false except never neither nor""")
+_VARIABLES = frozenset("xyznkmij")
 
 
 def is_label(tokens: Tokens) -> bool:
@@ -138,16 +164,40 @@ def is_label(tokens: Tokens) -> bool:
     if not tokens or tokens == [r"\pi"]:
         return False
     if all(isinstance(token, Word) for token in tokens):
-        return len(tokens) <= 6
+        words = {token.lower() for token in tokens}
+        return len(tokens) <= 6 and not words & _TURNING and not ("times" in words and words & {*NUMBER_WORDS})
     if tokens[0] in (r"\angle", r"\triangle", r"\max", r"\min", r"\sup", r"\inf") or tokens[:2] == ["m", r"\angle"]:
-        return all(token not in ("=", "-", "+") for token in tokens)
+        outside = [token for place, token in enumerate(tokens) if tokens[place - 1] != r"\angle" and not _depth(tokens, place)]
+        return not any(token in ("=", "-", "+", "/", r"\cdot", "^") or token[0].isdigit() for token in outside)
     if tokens[0] == "(" and closing(tokens, 0) == len(tokens) - 1:
-        return all(map(is_label, split(tokens[1:-1], (",", ";"))))
+        names = split(tokens[1:-1], (",", ";"))
+        return all(map(is_label, names)) and in_order(names) == list(range(len(names)))
     if tokens[0] in ("[", "|") and len(tokens) > 3 and all(token.isalpha() and token.isupper() for token in tokens[1:-1]):
         return tokens[-1] == {"[": "]", "|": "|"}[tokens[0]]
     if all(token.isalpha() and token.isupper() for token in tokens):
         return True
     return _name(tokens) == len(tokens)
+
+
+def _depth(tokens: Tokens, place: int) -> int:
+    """How many brackets are open before a place."""
+    return sum((token in OPENERS) - (token in CLOSERS) for token in tokens[:place])
+
+
+def in_order(labels: list[Tokens]) -> list[int]:
+    """The places of labels in their order in a tuple: x, y, z and a, b, c by the alphabet, any others as they stand."""
+    letters = ["".join(label) for label in labels]
+    ordered = sorted(range(len(labels)), key=lambda place: letters[place])
+    row = all(len(letter) == 1 for letter in letters) and all(
+        ord(letters[after]) - ord(letters[before]) == 1 for before, after in itertools.pairwise(ordered)
+    )
+    return ordered if row else list(range(len(labels)))
+
+
+def _is_argument(name: str, inner: Tokens) -> bool:
+    """Whether what is in brackets behind a name is its argument, and no factor: f(2), f(x+1), P(A); not x(x+1), x(2), f(1+1)."""
+    factor = name in inner or (name in _VARIABLES and all(token[0].isdigit() or token in ("-", "+", r"\cdot") for token in inner))
+    return not factor and (any(token.isalpha() or token in _GREEK for token in inner) or not {"+", "-", r"\cdot", "/"} & {*inner[1:]})
 
 
 def _name(tokens: Tokens) -> int:
@@ -161,15 +211,16 @@ def _name(tokens: Tokens) -> int:
         return 0
     while place < len(tokens):
         token = tokens[place]
-        if token == "_" or (token == "^" and "".join(tokens[place + 1 : place + 5])[:4] in ("{-1}", "{*}", "{'}", "{''}")):
-            end = closing(tokens, place + 1)
-            if end < 0:
-                return 0
+        end = closing(tokens, place + 1) if token in ("_", "^") else 0
+        raised = "".join(tokens[place + 1 : end + 1]) if token == "^" else ""
+        if end < 0:
+            return 0
+        if token == "_" or raised in (r"{\cdot}", "{'}", "{''}") or (raised == "{-1}" and (tokens[0].isupper() or tokens[end + 1 : end + 2] == ["("])):
             place = end + 1
         elif token == "'":
             place += 1
         elif token == "(" and (end := closing(tokens, place)) > 0:
-            return end + 1
+            return end + 1 if _is_argument(tokens[0], tokens[place + 1 : end]) else place
         else:
             return place
     return place
@@ -179,6 +230,8 @@ def is_quantity(tokens: Tokens) -> bool:
     """Whether a side asks for the value of an expression of several unknowns (a + b, x^2 + y^2, f(1) + f(2), \\log_a b) or of an angle's
     sine, cosine, ...: then the other side is the value. With one unknown it would be an equation that hides the unknown's value."""
     tokens = [token for token in tokens if token != " "]
+    if tokens[:1] == ["("] and closing(tokens, 0) == len(tokens) - 1:
+        return False
     if any(token == "-" and (not place or tokens[place - 1] in ("(", "{", r"\cdot", "+", "|", "/")) for place, token in enumerate(tokens)):
         return False
     if tokens[:1] and tokens[0] in TRIGONOMETRY:
@@ -193,7 +246,7 @@ def is_quantity(tokens: Tokens) -> bool:
         size = _name(tokens[place:]) if not isinstance(tokens[place], Word) else 0
         while size and tokens[place].isupper() and tokens[place + size : place + size + 1] and tokens[place + size].isupper():
             size += 1  # AB is one length
-        if size and tokens[place : place + 2] != ["e", "^"]:
+        if size and tokens[place] not in ("e", "i"):
             names.add("".join(tokens[place : place + size]))
         elif tokens[place] not in _KNOWN and not tokens[place][0].isdigit() and tokens[place] != ":":
             return False

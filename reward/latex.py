@@ -24,21 +24,25 @@ Tokens = list[str]
 _TOKEN = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}|\\mathbb ?\{[A-Z]\}|\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[^\W\d_a-zA-Z]+|\d+(?:\.\d+)?|(?<!\d)\.\d+|.", re.DOTALL)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
+_GREEK_NAMES = "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon varphi chi psi omega"
 _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
-        "⁄": "/", "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
+        "⁄": "/", "∕": "/", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≦": r"\leq ", "≧": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
         "°": r"^\circ ", "º": r"^\circ ", "℃": r"^\circ C", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "√": r"\sqrt ",
-        "∛": r"\sqrt[3] ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
-        "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "。": ".", "，": ",", "、": ",", "：": ":", "；": ";", "∅": r"\emptyset ",
-        "ℝ": r"\mathbb{R}", "〔": "[", "〕": "]", "∠": r"\angle ", "△": r"\triangle ", "…": r"\ldots ", "′": "'", "“": '"', "”": '"',
+        "∛": r"\sqrt[3] ", "∗": r"\cdot ", "‒": "-", "˚": r"^\circ ", "∘": r"^\circ ", "⟨": "(", "⟩": ")", "⌊": r"\lfloor ", "⌋": r"\rfloor ",
+        "⌈": r"\lceil ", "⌉": r"\rceil ", "。": ".", "，": ",", "、": ",", "：": ":", "；": ";", "∅": r"\emptyset ",
+        "〔": "[", "〕": "]", "∠": r"\angle ", "△": r"\triangle ", "…": r"\ldots ", "′": "'", "“": '"', "”": '"',
+        **{letter: rf"\mathbb{{{unicodedata.normalize('NFKC', letter)}}}" for letter in "ℝℤℕℚℂ"},
+        **dict(zip("αβγδεζηθικλμνξπρστυφχψω", (rf"\{name} " for name in _GREEK_NAMES.split()), strict=True)),
+        **dict(zip("ΓΔΘΛΞΣΥΦΨΩ", (rf"\{name} " for name in ["Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"]), strict=True)),
     }
 )  # fmt: skip
 
 
 _DROPPED = word_set(
     r"""\left \right \middle \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr \mleft \mright \displaystyle
-    \textstyle \scriptstyle \limits \nolimits \bf \it \normalsize \large \Large \! \( \) \[ \] $ \ensuremath \mathstrut \strut
+    \textstyle \scriptstyle \limits \nolimits \bf \it \tiny \small \normalsize \large \Large \LARGE \huge \Huge \! \( \) \[ \] $ \ensuremath \mathstrut \strut
     \nonumber \hfill \rm \underline \uline \substack"""
 )
 _BLANKS = frozenset([*word_set(r"\, \; \: \> \quad \qquad \space \enspace \thinspace ~"), "\\ ", " ", "\t", "\n", "\r", "\\\n"])
@@ -54,10 +58,10 @@ _SPELLING = {
     r"\lt": "<", r"\gt": ">", r"\simeq": r"\approx", r"\doteq": r"\approx", r"\div": "/", r"\dbinom": r"\binom", r"\tbinom": r"\binom",
     r"\colon": ":", r"\infin": r"\infty", r"\textdollar": r"\$", r"\textdegree": r"^ \circ", r"\lg": r"\log _ { 10 }", r"\tg": r"\tan",
     r"\langle": "(", r"\rangle": ")", r"\coloneqq": "=", r"\prime": "'", r"\mid": "|", r"\minus": "-",
-    r"\epsilon": r"\varepsilon", r"\phi": r"\varphi", r"\imath": "i", r"\cdotp": r"\cdot", r"\infinity": r"\infty",
+    r"\overrightarrow": r"\vec", r"\epsilon": r"\varepsilon", r"\phi": r"\varphi", r"\imath": "i", r"\cdotp": r"\cdot", r"\infinity": r"\infty",
 }  # fmt: skip
-_AT_START = word_set(r"\therefore \implies \Rightarrow \rightarrow \Longrightarrow \so \to = : , ;")
-_AT_END = word_set(r"\blacksquare \square \qed \checkmark . , ; :")
+_AT_START = word_set(r". \therefore \implies \Rightarrow \rightarrow \Longrightarrow \so \to = : , ;")
+_AT_END = word_set(r"^ \blacksquare \square \qed \checkmark . , ; :")
 OPENERS, CLOSERS = frozenset({"(", "[", "{", r"\{"}), frozenset({")", "]", "}", r"\}"})
 RELATIONS = frozenset({"<", ">", r"\leq", r"\geq", r"\neq"})
 PARTING = (";", "||", "&&")  # between the values of a list: certainly no part of a number
@@ -92,19 +96,23 @@ def spelled(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda match: "^{" + match[0].translate(_RAISED) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙₖ]+", lambda match: "_{" + match[0].translate(_LOWERED) + "}", text)
     text = re.sub(r"^\s*\*\*(.*)\*\*\s*$", r"\1", text).replace("**", "^")
+    text = re.sub("[¼-¾⅐-⅞]", lambda match: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", match[0]).split("⁄")), text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
-    text = "".join(char for char in text if char in "\n\t\r" or unicodedata.category(char) not in ("Cf", "Cc"))
-    text = re.sub(r"=\s*/\s*=|(?<=[^!\s])\s*!\s*=|\\not\s*=|<>", r"\\neq ", text)
+    text = "".join(str(unicodedata.digit(char)) if char.isdecimal() else char for char in text if char in "\n\t\r" or unicodedata.category(char) not in ("Cf", "Cc"))
+    text = re.sub(r"=\s*/\s*=|(?<=[^!\s\d)])!=|\s!\s*=|\\not\s*=|<>", r"\\neq ", text)  # 5! = 120 and n! = 120 are factorials
     text = re.sub(r"==+|:=", "=", text)
-    text = re.sub(r"<\s*=", r"\\leq ", text)
+    text = re.sub(r"<\s*=|=\s*<", r"\\leq ", text)
     text = re.sub(r">\s*=", r"\\geq ", text)
     text = re.sub(r"\.\s?\.\s?\.+", r"\\ldots ", text)
     text = re.sub(r",\\! ?", ",", text)
+    text = re.sub(r"\bper\s+cent\b", "percent", text)
+    text = re.sub(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"([A-Za-z}]\s*)\\times(?=\s*\\(?:vec|mathbf|boldsymbol|bm|overrightarrow|hat)\b)", r"\1\\wedge ", text)  # of two vectors
     if ":" in text or ".m" in text.replace(" ", "").lower():
         text = re.sub(r"(?<![A-Za-z])([apAP])\.?\s?[mM]\b\.?", lambda match: match[1].lower() + "m", text)
     if "\\\\" in text and r"\begin" not in text:
         text = re.sub(r"\\\\(?=(?:d?frac|sqrt|text|pi|left|right|cdot|infty|times|l[et]q?|g[et]q?|neq?|in|ln|log|sin|cos|tan|pm|cup)\b)", r"\\", text)  # escaped twice
-    text = re.sub(r"(\d+)\.(\d*)\\(?:overline|bar|dot) ?\{?(\d{1,40})\}?", _repeating, text)
+    text = re.sub(r"(\d+)\.(\d*)\\(?:overline|bar|dot) ?(?:\{(\d{1,40})\}|(\d))(?!\s*\d)", _repeating, text)
     text = re.sub(r"(\d+)\.(\d*?)(\d)\3\3+ ?\\[lc]?dots", _repeating, text)
     text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     if match := _FRENCH.match(text):  # ]0,1[
@@ -123,7 +131,7 @@ def _without_lines(text: str) -> str:
 
 def _repeating(match: re.Match) -> str:
     """0.1\\overline{6} and 0.333... as a fraction."""
-    whole, fixed, period = match[1], match[2], match[3]
+    whole, fixed, period = match[1], match[2], match[match.lastindex]
     if len(whole) + len(fixed) > 60:
         return match[0]
     nines = (10 ** len(period) - 1) * 10 ** len(fixed)
@@ -242,6 +250,8 @@ def _separated(tokens: Tokens) -> Tokens:
                 out.append(" ")
         elif token in (",", *PARTING) and before in (",", *PARTING):
             out[-1] = token if token in PARTING[1:] else before if before in PARTING[1:] else ";"
+        elif token == "=" and before == ";":
+            out[-1] = "="  # a chain on several lines
         else:
             out.append(token)
     return out

@@ -105,10 +105,14 @@ def _same_complex(left: Basic | MatrixBase, right: Basic | MatrixBase) -> bool:
     return bool(gap.is_number and abs(gap) < 1e-20)
 
 
-def equal_sets(gold: list[str], answer: list[str]) -> str:
-    """As `equal`, for two unions of sets, intervals, relations of one unknown and numbers: are they the same set of reals?"""
+def equal_sets(gold: list[str], answer: list[str], both: tuple[bool | None, bool | None] = (False, False)) -> str:
+    """As `equal`, for two unions of sets, intervals, relations of one unknown and numbers: are they the same set of reals?
+
+    Args:
+        both: for gold and answer, whether relations side by side hold together (`and`); None, by a comma: where they can.
+    """
     try:
-        left, right = _union(gold), _union(answer)
+        left, right = _union(gold, both[0]), _union(answer, both[1])
     except MemoryError:
         raise
     except Exception:
@@ -119,8 +123,8 @@ def equal_sets(gold: list[str], answer: list[str]) -> str:
     return "right" if same else "wrong"
 
 
-def _union(texts: list[str]) -> sympy.Set | None:
-    sets = []
+def _union(texts: list[str], both: bool | None) -> sympy.Set | None:
+    sets, relations = [], 0
     for text in texts:
         parsed = parse(text)
         if parsed is None:
@@ -128,11 +132,17 @@ def _union(texts: list[str]) -> sympy.Set | None:
         if isinstance(parsed, Relational) or grader.is_relation(parsed):
             if len(parsed.free_symbols) != 1:
                 return None
+            relations += 1
             parsed = _real(parsed).as_set()
         if isinstance(parsed, sympy.Tuple) and len(parsed) == 2:
             parsed = sympy.Interval.open(*parsed)
         sets.append(parsed if isinstance(parsed, sympy.Set) else sympy.FiniteSet(parsed))
-    return sympy.Union(*[one.doit() for one in sets])
+    sets = [one.doit() for one in sets]
+    if both is not False and relations == len(sets) > 1:
+        together = sympy.Intersection(*sets)
+        if both or not together.is_empty:
+            return together
+    return sympy.Union(*sets)
 
 
 def _real(relation: Basic) -> Basic:
@@ -176,7 +186,7 @@ def _numeric_eq(gold: Any, answer: Any, _float_rounding: int, _numeric_precision
         return bool(gold == answer)
     if gold.free_symbols or answer.free_symbols:
         return bool((gold - answer).evalf(15, chop=True) == 0)
-    gold_value, answer_value = gold.evalf(30), answer.evalf(30)
+    gold_value, answer_value = gold.evalf(60), answer.evalf(60)
     gap, scale = sympy.Abs(gold_value - answer_value).evalf(15), sympy.Max(abs(gold_value), abs(answer_value)).evalf(15)
     if not (gap.is_number and scale.is_number and gap.is_finite and scale.is_finite):
         return False
@@ -185,8 +195,9 @@ def _numeric_eq(gold: Any, answer: Any, _float_rounding: int, _numeric_precision
     )
     if decimal and exact and not isinstance(gold, Integer) and answer.has(Float) and isinstance(answer, Number):
         return False
-    tolerance = _tolerance["rel_tol"] if decimal and not exact else 1e-14
+    # A float has 15 digits; what has none is exact, and two such values that agree in 40 digits are one.
+    tolerance = _tolerance["rel_tol"] if decimal and not exact else 1e-14 if decimal else 1e-40
     # Only expressions that are not plain numbers can be a zero in disguise, such as sqrt(2)**2 - 2.
-    noise = 0 if isinstance(gold, Number) and isinstance(answer, Number) else 1e-25
+    noise = 0 if isinstance(gold, Number) and isinstance(answer, Number) else 1e-25 if decimal else 1e-45
     # The slack keeps 0.333333 equal to 1/3, which lies exactly on the tolerance.
     return bool(gap <= tolerance * (1 + 1e-9) * scale + noise)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from .guard import is_choice, is_label
+from .guard import in_order, is_choice, is_label
 from .latex import PARTING, RELATIONS, Tokens, Word, closing, split, written
 from .plain import Number
 
+_ARROWS = (r"\implies", r"\Rightarrow", r"\Longrightarrow")
 SET_SIGNS = (r"\cup", r"\cap", r"\setminus")
 
 
@@ -37,6 +38,8 @@ def items_of(tokens: Tokens) -> list[Tokens]:
 
 
 def _both_signs(tokens: Tokens) -> list[Tokens]:
+    if r"\pm" not in tokens:
+        tokens = [r"\pm" if token == r"\mp" else token for token in tokens]
     if tokens.count(r"\pm") != 1 or tokens.count(r"\mp") > 1:
         return [tokens]
     return [[{r"\pm": plus, r"\mp": minus}.get(token, token) for token in tokens] for plus, minus in ("+-", "-+")]
@@ -59,18 +62,21 @@ def thousands(tokens: Tokens) -> Tokens | None:
     return [*tokens[: places[0] - 1], text.replace(",", ""), *tokens[places[-1] + 2 :]]
 
 
-def as_number(tokens: Tokens, other: Number | None) -> list[Tokens]:
-    """What a list without blanks may be as one number: thousands, or (where the other side is that decimal) a decimal comma."""
+def as_number(tokens: Tokens, other: Number | None, is_gold: bool) -> list[Tokens]:
+    """What a list without blanks may be as one number: thousands, or (where the other side is that decimal) a decimal comma; of a gold
+    only 0,125 and the like, as 1,5 may well be two values."""
     number = thousands(tokens)
-    comma = re.fullmatch(r"(-?\d+),(\d+)", written(tokens)) if other and other.places and not {*PARTING} & {*tokens} else None
+    pattern = r"(-?0),(\d{3,})" if is_gold else r"(-?\d+),(\d+)"
+    comma = re.fullmatch(pattern, written(tokens)) if other and other.places and not {*PARTING} & {*tokens} else None
     return ([number] if number else []) + ([[f"{comma[1]}.{comma[2]}"]] if comma else [])
 
 
 def solutions_of(items: list[Tokens]) -> list[Tokens]:
-    """`x=1,y=2,x=3,y=4` as tuples, `x=1,y=2` as itself: labelled values whose labels repeat are solutions."""
+    """`x=1,y=2,x=3,y=4` as tuples, `y=2,x=1` as `x=1,y=2`: labelled values whose labels repeat are solutions."""
     values = [value_behind_label(item) for item in items]
     if len(items) < 2 or None in values:
         return items
+    items = [items[place] for place in in_order([split(item, ("=",))[0] for item in items])]
     labels = [written(split(item, ("=",))[0]) for item in items]
     period = labels.index(labels[0], 1) if labels[0] in labels[1:] else len(labels)
     if period == 1 or labels != labels[:period] * (len(labels) // period) or period == len(labels):
@@ -109,13 +115,20 @@ def column_of(tokens: Tokens) -> list[Tokens] | None:
     return None
 
 
-def without_builder(tokens: Tokens) -> Tokens:
-    """The condition of `\\{x | ...\\}`."""
+def builder(tokens: Tokens) -> tuple[Tokens, Tokens] | None:
+    """Domain and condition of `\\{x \\in D | ...\\}`; without a domain that of the reals."""
     if tokens[:1] == [r"\{"] and tokens[-1:] == [r"\}"] and closing(tokens, 0) == len(tokens) - 1:
         head, *rest = split(tokens[1:-1], ("|", ":"))
-        if len(rest) == 1 and head and (is_label(head) or is_label(split(head, (r"\in",))[0])):
-            return rest[0]
-    return tokens
+        name, *domain = split(head, (r"\in",))
+        if len(rest) == 1 and is_label(name) and len(domain) < 2:
+            return domain[0] if domain else [r"\mathbb{R}"], rest[0]
+    return None
+
+
+def without_builder(tokens: Tokens) -> Tokens:
+    """The condition of `\\{x | ...\\}`, a set of reals."""
+    found = builder(tokens)
+    return found[1] if found and found[0] == [r"\mathbb{R}"] else tokens
 
 
 def without_membership(tokens: Tokens) -> Tokens:
@@ -127,20 +140,30 @@ def without_membership(tokens: Tokens) -> Tokens:
 def without_choice(answer: Tokens) -> Tokens:
     """`(C) 42` as 42."""
     chosen = len(answer) > 3 and answer[0] == "(" and answer[2] == ")" and is_choice(answer[:3])
-    return answer[3:] if chosen and (answer[3][0].isdigit() or answer[3] in (r"\frac", r"\sqrt", "-", "\\$")) else answer
+    return answer[3:] if chosen and (answer[3][0].isdigit() or isinstance(answer[3], Word) or answer[3] in (r"\frac", r"\sqrt", "-", "\\$")) else answer
+
+
+def concluded(answer: Tokens) -> Tokens:
+    """`2x=14 \\implies x=7` as `x=7`, `Area: 8` as `8`."""
+    *_, last = split(answer, _ARROWS)
+    head, *rest = split(last, (":", "is"))
+    if len(rest) == 1 and all(isinstance(token, Word) for token in head) and is_label(head):
+        last = rest[0]
+    return trimmed(last) or answer
 
 
 def without_scope(answer: Tokens) -> Tokens:
-    """`f(x)=1 for all x` as `f(x)=1`."""
+    """`f(x)=1 for all x` as `f(x)=1`, where nothing behind it says of which x only."""
     for place, token in enumerate(answer[:-1]):
         if place and token == "for" and isinstance(token, Word) and answer[place + 1] in ("all", "every", "any", "each"):
-            return answer[:place]
+            said = {token.lower() for token in answer[place:]}
+            return answer if said & {",", *PARTING, "but", "otherwise", "except", "unless", "if", "when", "even", "odd", "not", "only"} else answer[:place]
     return answer
 
 
 def renamed(gold_label: Tokens, label: Tokens, sides: list[Tokens]) -> list[Tokens] | None:
     """`f(m)=2m` for the gold f(n)=...: with the gold's variable."""
-    if len(gold_label) == len(label) == 4 and gold_label[0] == label[0] and label[1] == "(" and label[2].isalpha():
+    if len(gold_label) == len(label) == 4 and gold_label[0] == label[0] and label[1] == "(" and label[2].isalpha() and gold_label[2].isalpha():
         old, new = label[2], gold_label[2]
         if not any(new in side for side in sides):
             return [[new if token == old else token for token in side] for side in sides]

@@ -16,9 +16,11 @@ _NAMES = "boxed|fbox|framebox"
 _SIGN = re.compile(rf"\\(?:{_NAMES})(?![A-Za-z])[ \t\r\n]*(?:(\{{)|([^ \t\r\n$\\{{}}]*))|\\[{{}}]|\\\\(?!{_NAMES})|([{{}}])")
 # What two boxes side by side may have between them, beside signs.
 _JOINTS = (
-    "\\textbf", "\\text", "\\qquad", "\\quad", "\\to", "\\rightarrow", "\\Rightarrow", "and", "either", "or", "maybe", "perhaps", "possibly",
-    "probably", "alternatively", "else",
-)  # fmt: skip
+    "\\textbf", "\\text", "\\qquad", "\\quad", "\\to", "\\rightarrow", "and", "either", "or", "maybe", "perhaps", "possibly",
+    "probably", "alternatively", "else", "\\neq", "\\ne", "but", "it could also be", "could also be",
+)
+_OR = re.compile(r"^[^\\]{0,20}\bor\b|^[^\\]*\\text\{ *or\b")
+_DOUBT = re.compile(r"\b(?:or|maybe|perhaps|possibly|probably|alternatively|could)\b", re.IGNORECASE)  # fmt: skip
 _MARKERS = ("####", "answer is", "answer:", "answer**:", "answer:**")
 Box = tuple[int, int, int, int]
 
@@ -67,7 +69,8 @@ def find_answer(text: str, config: RewardConfig) -> Found:
     if not answer or len(answer) > limit:
         return Found(None, Reason.EMPTY if answer == "" else Reason.TOO_LONG, truncated, format_ok)
     joined = join_adjacent(text, boxes, limit) if config.several_boxes == "auto" else None
-    hedged = bool(joined) and "\n" not in text[boxes[-2][3] : boxes[-1][0]]
+    between = text[boxes[-2][3] : boxes[-1][0]] if joined is not None else ""
+    hedged = joined is not None and ("\n" not in between or _DOUBT.search(between) is not None)
     return Found(answer, None, truncated, format_ok, joined, hedged)
 
 
@@ -104,7 +107,7 @@ def find_boxes(text: str, start: int = 0) -> tuple[list[Box], bool]:
 def join_adjacent(text: str, boxes: list[Box], limit: int) -> str | None:
     """The last boxes as one list, as far back as only commas, `and` and `or` part them; None where that is one answer.
 
-    An answer that is said again counts once. Gives up (None) once the list is longer than `limit` characters.
+    An answer that is said again counts once. '' once the list is longer than `limit` characters: several, and too long to be read.
     """
     parts: list[str] = []
     seen: set[str] = set()
@@ -113,16 +116,16 @@ def join_adjacent(text: str, boxes: list[Box], limit: int) -> str | None:
         begin, content, end, _after = boxes[place]
         size += end - content + 2
         if size > limit:
-            return None
+            return "" if parts else None
         part = unwrap(text[content:end])
         squeezed = "".join(part.split())
         if squeezed not in seen:
-            parts.append(part)
+            parts += [" or " if _OR.search(text[_after : _after + 60]) else ", ", part]
         seen.add(squeezed)
         gap = begin - boxes[place - 1][3] if place else 0
         if place == 0 or gap > 60 or not _is_joint(text[begin - gap : begin]):
             break
-    return ", ".join(reversed(parts)) if len(parts) > 1 else None
+    return "".join(reversed(parts[1:])) if len(parts) > 2 else None
 
 
 def unwrap(answer: str) -> str:
@@ -139,6 +142,7 @@ def unwrap(answer: str) -> str:
 
 def _is_joint(between: str) -> bool:
     """Whether the text between two boxes only lists them: signs, `and`, `or`, and words of doubt."""
+    between = between.lower()
     for noise in _JOINTS:
         between = between.replace(noise, "")
     return not any(map(str.isalnum, between))

@@ -10,10 +10,11 @@ from .guard import TRIGONOMETRY, Refused
 from .latex import RELATIONS, Tokens, Word, split, written
 from .parts import trimmed
 from .plain import Number, read_number
-from .words import MAGNITUDES, NEUTRAL, NUMBER_WORDS, PLAIN_LETTERS, Unit, unit_of
+from .words import MAGNITUDES, NEUTRAL, NUMBER_WORDS, Unit, unit_of
 
 _DEGREES = ["^", "{", r"\circ", "}"]
-_CURRENCIES = ("\\$", "€", "£", "¥", "₹", "$")
+_CURRENCIES = ("\\$", "€", "£", "¢", "¥", "₹", "$")
+_LETTER_UNITS = re.compile(r"[msghLJNWV]|m\^\{[23]\}|[mgJN]/[shm](\^\{[23]\})?")  # not 6mgh, which is a product
 _ORDINALS = ("th", "st", "nd", "rd")
 
 
@@ -37,20 +38,20 @@ def atom_of(tokens: Tokens, units_of_letters: bool = False, nouns: bool = False,
     while len(tokens) > 1 and isinstance(tokens[0], Word) and tokens[0].lower() in NEUTRAL:
         tokens = trimmed(tokens[2:] if tokens[1] == ":" else tokens[1:])
     tokens = _number_words(tokens)
-    start = next((place for place, token in enumerate(tokens) if isinstance(token, Word) or token in _CURRENCIES[:3]), None)
+    start = next((place for place, token in enumerate(tokens) if isinstance(token, Word) or token in _CURRENCIES[:4]), None)
     if start:
         if tokens[start - 1] == "(" and tokens[-1] == ")":
             start -= 1
         before, tail = tokens[:start], tokens[start:]
-        while tail and tail[0].lower().removesuffix("s") in MAGNITUDES:
-            scale, tail = scale * MAGNITUDES[tail[0].lower().removesuffix("s")], tail[1:]
+        while tail and (size := MAGNITUDES.get(tail[0].lower()) or MAGNITUDES.get(tail[0].lower().removesuffix("s"))):
+            scale, tail = scale * size, tail[1:]
         if not tail or (len(tail) == 1 and tail[0].lower() in _ORDINALS):
             tokens = before
         elif before and (before[-1].isdigit() or not any(token in before for token in ("=", *RELATIONS))):
             found = unit_of(tail, any_noun or (nouns and any(token[0].isdigit() for token in before)))
             if found and (unit is None or found.name == unit.name):
                 tokens, unit = before, found
-    if tokens[-4:] == ["^", "{", "th", "}"]:
+    if tokens[-4:-2] == ["^", "{"] and tokens[-2] in _ORDINALS:
         tokens = tokens[:-4]
     if not any(token in TRIGONOMETRY for token in tokens):
         name = {"C": "celsius^1", "F": "fahrenheit^1"}.get(tokens[-1] if r"\circ" in tokens[-4:] else "", "degree^1")
@@ -59,7 +60,7 @@ def atom_of(tokens: Tokens, units_of_letters: bool = False, nouns: bool = False,
             tokens, unit = bare[:-4], Unit(name)
     if units_of_letters and unit is None:
         place = next((place for place, token in enumerate(tokens) if token.isalpha()), 0)
-        if place and tokens[place] in PLAIN_LETTERS and (found := unit_of(tokens[place:])):
+        if place and _LETTER_UNITS.fullmatch(written(tokens[place:])) and (found := unit_of(tokens[place:])):
             tokens, unit = tokens[:place], found
     while tokens[-1:] == ["%"]:
         tokens, percent = tokens[:-1], True
@@ -83,7 +84,7 @@ def converted(gold: Atom, answer: Atom, units: str) -> Atom:
         return replace(answer, body=["(", *answer.body, ")", r"\cdot", "180", "/", r"\pi"])
     if left and right and names not in (("celsius^1", "degree^1"), ("fahrenheit^1", "degree^1")):
         raise Refused("units_differ")
-    if names == (None, "degree^1") and pi == [True, False]:
+    if names == (None, "degree^1") and pi[0]:
         return replace(answer, body=["(", *answer.body, ")", r"\cdot", r"\pi", "/", "180"])
     if left and not right and units == "required":
         raise Refused("units_differ")
@@ -92,15 +93,26 @@ def converted(gold: Atom, answer: Atom, units: str) -> Atom:
 
 def _number_words(tokens: Tokens) -> Tokens:
     """`forty-two` as 42 where that is all, `10 choose 3` as a binomial."""
+    if isinstance(tokens[0], Word) and tokens[0].lower() in ("minus", "negative"):
+        tokens = ["-", *tokens[1:]]
     words = [token.lower() for token in tokens if token not in ("-", " ")]
     if 0 < len(words) <= 2 and all(isinstance(token, Word) or token in ("-", " ") for token in tokens):
         values = [NUMBER_WORDS.get(word) for word in words]
         if None not in values and (len(values) == 1 or (values[0] >= 20 and 0 < values[1] < 10)):
-            return [str(sum(values))]
+            return [*(["-"] if tokens[0] == "-" else []), str(sum(values))]
     for sign in (r"\choose", "choose"):
         if tokens.count(sign) == 1 and 0 < (place := tokens.index(sign)) < len(tokens) - 1:
             return [r"\binom", "{", *tokens[:place], "}", "{", *tokens[place + 1 :], "}"]
     return tokens
+
+
+def plain(number: Number | None, body: Tokens) -> Tokens:
+    """A number in scientific notation written out (math-verify takes 1e3 for 1 e 3); any other body as it is."""
+    if number is None or not {"e", "E"} & {*body}:
+        return body
+    sign = ["-"] if number.value < 0 else []
+    digits = str(abs(number.value) * 10 ** (number.places or 0)).rjust((number.places or 0) + 1, "0")
+    return [*sign, f"{digits[: -number.places]}.{digits[-number.places :]}" if number.places else digits]
 
 
 def scaled(atom: Atom, body: Tokens, other_percent: bool) -> Tokens:
@@ -141,7 +153,7 @@ def ratios(gold: Tokens, answer: Tokens) -> bool:
 
 def based(gold: Tokens, answer: Tokens, lenient: bool) -> bool | None:
     """Numbers written to a base: None where neither is. A base that the gold does not have is computed."""
-    left, right = (re.fullmatch(r"(-?\d[0-9A-Za-z]*)_\{(\d{1,2})\}", written(one)) for one in (gold, answer))
+    left, right = (re.fullmatch(r"\(?(-?\d[0-9A-Za-z]*)\)?_\{(\d{1,2})\}", written(one)) for one in (gold, answer))
     if not left and not right:
         return None
     if left and right:
@@ -150,18 +162,24 @@ def based(gold: Tokens, answer: Tokens, lenient: bool) -> bool | None:
         return lenient and written(answer).lower() == left[1].lower()
     number = read_number(written(gold))
     try:
-        return number is not None and number.value == int(right[1], int(right[2]))
+        return number is not None and int(right[2]) >= 2 and number.value == int(right[1], int(right[2]))
     except ValueError:
         return False
 
 
 def same_text(gold: Tokens, answer: Tokens) -> bool:
-    """The same words in the same order, and the same signs between them; case, articles and a plural s are left out of account."""
+    """The same words in the same order, and the same signs between them; articles, a plural s, and the case of words (not of
+    letters, nor of two of them beside a figure) are left out of account."""
+    figures = any(token[0].isdigit() for token in gold)
 
     def key(tokens: Tokens) -> str:
-        kept = [";" if token in (",", "&&") else token.lower() for token in tokens if token not in ("a", "an", "the", '"')]
+        kept = []
+        for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+            article = token.lower() in ("a", "an", "the") and isinstance(following, Word)
+            if not article and token != '"':
+                kept.append(";" if token in (",", "&&") else token if isinstance(token, Word) and len(token) <= 1 + figures else token.lower())
         while len(kept) > 1 and kept[-1] in (".", ";"):
             kept.pop()
-        return "".join(word[:-1] if len(word) > 3 and word.isalpha() and word.endswith("s") else word for word in kept)
+        return " ".join(word[:-1] if len(word) > 3 and word.isalpha() and word.endswith("s") else word for word in kept)
 
     return key(gold) == key(answer)

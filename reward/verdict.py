@@ -99,5 +99,5 @@ def as_dict(
         "latency_s": float(latency_s),
     }
 
-POLICY_VERSION = 2
+POLICY_VERSION = 3
 """Counts the judge's policies: raised with every change after which a verdict may come out otherwise under the same settings."""

@@ -35,9 +35,11 @@ _NOUNS = """way point student person people page side integer solution digit roo
     book apple orange marble ticket sheep car bag box boxes item piece customer friend team pupil question problem
     percentage-point 个 人 种 只 条 本 次 页 名 棵 块 件 辆"""
 _NEVER_PLAIN = word_set("in s h l j w v n k a m g pc rad am pm pa rs time zero")
-PLAIN_LETTERS = word_set("m s g h L J N W V")
+_CAPITALS = word_set("L mL ML J W V N K A Hz HZ Pa Rs C F KM Km CM Cm MM KG Kg AM PM Am Pm In Ft CMS KMS")
 MAGNITUDES = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15, "dozen": 12,
+    "gross": 144, "lakh": 10**5, "crore": 10**7, "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000),
+    **{word: Fraction(1, part) for part, word in enumerate(["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"], 3)},
     "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -47,7 +49,7 @@ NUMBER_WORDS = {
     **{word: number for number, word in enumerate("零一二三四五六七八九十")},
 }  # fmt: skip
 PERCENT = frozenset({"percent", "percentage", "pct"})
-NEUTRAL = word_set("we find that get have obtain which gives the answer is final are value equals equal to of therefore thus so hence result it 答案是 答案 答案为 是 为")
+NEUTRAL = word_set("exactly we find that get have obtain which gives the answer is final are value equals equal to of therefore thus so hence result it 答案是 答案 答案为 是 为")
 PHRASES = {
     "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "infinitely many": r"\infty", "infinity": r"\infty",
     "empty set": r"\emptyset", "the empty set": r"\emptyset",
@@ -67,7 +69,7 @@ _NO_NOUNS = word_set("""minus plus over choose squared cubed factorial doubled t
     error wrong false true undefined none nope unknown impossible except never thousand million billion trillion hundred dozen
     incorrect correct other instead rather approximately unless otherwise if when whenever where for all every each any only or and
     not but the than less more least most both either neither are was were has have can cannot out off per times time negative
-    positive plus once twice""")
+    positive plus once twice mil zillion score""")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def unit_of(words: list[str], any_noun: bool = False) -> Unit | None:
     unit = _measured(words)
     if unit is None and any_noun and len(words) <= 3:
         lows = [word.lower() for word in words]
-        if all(low.isalpha() and len(low) > 2 and low not in _NO_NOUNS for low in lows):
+        if all(low.isalpha() and len(low) > 2 and low not in _NO_NOUNS and low not in NUMBER_WORDS for low in lows):
             return Unit("noun " + " ".join(low.removesuffix("s") for low in lows))
     return unit
 
@@ -125,6 +127,7 @@ def _measured(words: list[str]) -> Unit | None:
     last: tuple[str, Fraction] | None = None
     for chinese, english in (("平方", "square"), ("立方", "cubic")):
         words = [part for word in words for part in ([english, word[2:]] if word.startswith(chinese) else [word])]
+    words = [part for word in words for part in {"squared": ("^", "2"), "cubed": ("^", "3")}.get(word, (word,))]
     place = 0
     while place < len(words):
         low = words[place].lower()
@@ -144,7 +147,10 @@ def _measured(words: list[str]) -> Unit | None:
             last = None
         else:
             last = _TABLE.get(low) or (_TABLE.get(low[:-1]) if low.endswith("s") and len(low) > 3 else None)
-            if last is None:
+            symbol = words[place - 1]
+            if last is None or (len(symbol) < 3 and symbol not in _CAPITALS and (symbol != low or symbol in "jwvnka")):
+                return None  # 15k and 15M are magnitudes
+            if power and last[0] not in ("length", "unit"):
                 return None
             name[last[0]] = name.get(last[0], 0) + sign * (power or 1)
             scale *= last[1] ** (sign * (power or 1))

@@ -42,7 +42,7 @@ def kept(folder: Path, run: Run, accuracy: float, coverage: float = 0.5, *, entr
 def test_the_protocol_as_shipped() -> None:
     protocol = load()
     grid = list(protocol.grid())
-    assert len(grid) == len(set(grid)) == 2 * 3 * len(protocol.pilot["grid_seeds"]) * sum(map(len, protocol.arms))
+    assert len(grid) == len(set(grid)) == 3 * 3 * len(protocol.pilot["grid_seeds"]) * sum(map(len, protocol.arms))
     assert len(protocol.rates) >= 5 and {*protocol.pilot["rates"]} < {*protocol.rates}
     wide = list(protocol.wide())
     assert len(wide) == len(set(wide)) and {run.rate for run in wide} == {*protocol.rates} and {run.arm for run in wide} == {"grpo", "erpo"}
@@ -84,6 +84,14 @@ def test_the_confirmation_needs_rates_that_were_chosen(tmp_path) -> None:
     lacking = type(protocol)(**{**vars(protocol), "chosen": {"arithmetic": rates, "bad_habits": {"grpo": 3e-4}}})
     with pytest.raises(StudyError, match="bad_habits/erpo"):
         list(lacking.confirmation())
+
+
+def test_a_bed_with_seeds_of_its_own_and_one_that_joined_late() -> None:
+    protocol = load()
+    runs = list(protocol.confirmation())
+    assert sorted({run.seed for run in runs if run.bed == "countdown"}) == [0, 1, 2, 3, 4]
+    assert {run.seed for run in runs if run.bed == "arithmetic"} == set(range(10))
+    assert "countdown" not in protocol.confirm["claims"]
 
 
 def test_names() -> None:

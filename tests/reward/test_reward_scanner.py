@@ -64,7 +64,7 @@ def test_several_boxes_by_policy():
     scattered = r"first \boxed{1}, which gives in the end \boxed{2}"
     listed = r"either \boxed{1} or $\boxed{2}$"
     assert find_answer(scattered, DEFAULT).answer == "2" and find_answer(scattered, DEFAULT).joined is None
-    assert find_answer(listed, DEFAULT).answer == "2" and find_answer(listed, DEFAULT).joined == "1, 2"
+    assert find_answer(listed, DEFAULT).answer == "2" and find_answer(listed, DEFAULT).joined == "1 or 2"
     assert find_answer(listed, RewardConfig(several_boxes="last")).joined is None
     assert find_answer(r"\boxed{2} so \boxed{ 2 }", DEFAULT).joined is None
 

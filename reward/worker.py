@@ -74,11 +74,17 @@ def nursery_main(control: socket.socket, setup: dict[str, Any]) -> None:
         compare = _import_compare(setup["sys_path"])
         compare.prepare()
     except BaseException:
-        control.sendall(packed({"error": traceback.format_exc()[-3000:]}))
+        found = {"error": traceback.format_exc()[-3000:]}
+    else:
+        gc.collect()
+        gc.freeze()  # what is loaded stays out of the collector, so that forked workers share its pages
+        found = {"ready": True}
+    try:
+        control.sendall(packed(found))
+    except OSError:
+        return  # who started it has ended meanwhile
+    if "error" in found:
         return
-    gc.collect()
-    gc.freeze()  # what is loaded stays out of the collector, so that forked workers share its pages
-    control.sendall(packed({"ready": True}))
     children: dict[int, int] = {}  # pids by the pool's numbers
     lines, fds = Lines(), []
     try:

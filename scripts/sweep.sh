@@ -75,6 +75,7 @@ finish_or_go_on() { # arm, seed, overrides...; the run's exit code in `status`
     if [ "${DRY_RUN:-0}" = 1 ]; then
         echo "--- $EXPERIMENT"
         mapfile -t command <<< "$words"
+        if [ -z "$LAUNCH" ] && [ "$ENGINE" = accelerate ]; then command+=(--check); fi # the other engine's scripts know DRY_RUN
         "${command[@]}" || status=$?
         return
     fi

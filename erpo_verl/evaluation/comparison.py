@@ -163,6 +163,11 @@ def _rows(a: Mapping[str, ProblemSamples], b: Mapping[str, ProblemSamples], seed
 def _judge(conditions: Sequence[dict[str, Any]], primary: str | None, secondary: Sequence[str] | None) -> None:
     """Give every row its role, corrected p value and verdict. Endpoints are of the first condition."""
     first = [row["name"] for row in conditions[0]["rows"] if row["name"]]
+    sources = {row["source"] for row in conditions[0]["rows"]}
+    if len(sources) == 1:  # math500:avg@16 where math500 is all there is
+        (alone,) = sources
+        primary, *others = (name and name.removeprefix(f"{alone}:") for name in (primary, *(secondary or ())))
+        secondary = secondary and others
     for name in (primary, *(secondary or ())):
         if name is not None and name not in first and (name != NONE or name == primary):
             near = difflib.get_close_matches(name, first, n=3, cutoff=0.3) or first[:3]

@@ -29,10 +29,14 @@ def locked(folder: Path):
     """Only one evaluation at a time may write into a folder.
 
     Raises:
-        EvaluationError: another one is.
+        EvaluationError: another one is, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise EvaluationError(f"--out {folder}: cannot be written: {error.strerror}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

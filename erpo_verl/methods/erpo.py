@@ -235,7 +235,7 @@ METHOD = Method(
     without={
         "entropy": f"set {PREFIX}gate.enable=false and {PREFIX}buckets.axis=position",
         "old_log_probs": f"switch the progress term off with {PREFIX}progress.enable=false",
-        "ref_log_prob": f"switch the progress term off with {PREFIX}progress.enable=false",
+        "ref_log_prob": f"switch the progress term off with {PREFIX}progress.enable=false (erpo inspect: erpo:progress.enable=false)",
     },
     metrics=METRICS,
     tokens=TOKENS,

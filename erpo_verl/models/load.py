@@ -45,7 +45,7 @@ def load_model(
         new_adapters: to be put onto the (merged) model.
 
     Raises:
-        ModelError: damaged or missing weights, an adapter that does not fit, or modules for adapters that it has not.
+        ModelError: damaged, missing or not finite weights, an adapter that does not fit, or modules for adapters that it has not.
         ImportError: LoRA without peft.
     """
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -63,6 +63,9 @@ def load_model(
         raise ModelError(f"{parts.told}: its weights lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}); they would be random")
     if parts.adapter is not None:
         model = _with_adapter(model, parts, keep_adapter)
+    damaged = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    if damaged is not None:
+        raise ModelError(f"{parts.told}: its tensor {damaged} holds NaN or infinite values: the weights are damaged, or their training broke down")
     if new_adapters is not None:
         model = _with_new_adapters(model, new_adapters)
     return model
@@ -92,8 +95,10 @@ def _with_new_adapters(model: nn.Module, wanted: NewAdapters) -> nn.Module:
         exclude_modules=wanted.exclude_modules, bias="none",
     )  # fmt: skip
     try:
-        return get_peft_model(model, config)
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*no modules were excluded.*")
+            return get_peft_model(model, config)
+    except (ValueError, UserWarning) as error:
         raise ModelError(
             f"actor_rollout_ref.model.target_modules={wanted.target_modules}, exclude_modules={wanted.exclude_modules}: {first_line(error)}"
         ) from error

@@ -155,7 +155,7 @@ def _open(path: str | os.PathLike[str]):
     import pyarrow.parquet as parquet
 
     if not Path(path).is_file():
-        raise RolloutsError(f"{path} is missing: give a parquet file of rollouts, as the trainer's rollout dump writes them")
+        raise RolloutsError(f"{path} is {'a folder' if Path(path).is_dir() else 'missing'}: give a parquet file of rollouts, as the trainer's rollout dump writes them")
     try:
         file = parquet.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:

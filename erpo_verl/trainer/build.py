@@ -22,6 +22,7 @@ from erpo_verl.runs.metrics import METRICS
 from erpo_verl.runs.names import arm_and_seed
 from erpo_verl.runs.record import write_record
 from erpo_verl.runs.versions import versions
+from erpo_verl.settings import SettingsError
 from erpo_verl.trainer import checkpoint
 from erpo_verl.trainer.data import DataError, Prompt, Table, order_record, read_table, tokenize
 from erpo_verl.trainer.loop import Trainer
@@ -149,6 +150,12 @@ def build(settings: DictConfig, inputs: Inputs) -> Trainer:
     """
     trainer = settings.trainer
     folder = Path(trainer.default_local_dir).expanduser().absolute()
+    for key, place in (("default_local_dir", folder), ("rollout_data_dir", trainer.rollout_data_dir)):
+        if place is not None and not trainer.val_only:
+            try:
+                Path(place).expanduser().mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(f"trainer.{key}={place}: cannot be made: {error.strerror}") from error
     accelerator = make_accelerator(settings, inputs.trackers, folder)
     found = _prepare(folder, trainer, accelerator)
     set_seed(settings.actor_rollout_ref.actor.fsdp_config.seed, device_specific=True)

@@ -27,6 +27,7 @@ from accelerate import Accelerator
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerBase
 
+from erpo_verl.models.errors import first_line
 from erpo_verl.rollout import RolloutEngine
 from erpo_verl.runs.metrics import metrics_line
 from erpo_verl.trainer import checkpoint, dump, export
@@ -40,7 +41,13 @@ from erpo_verl.trainer.processes import Tally
 from erpo_verl.trainer.reward import Judge
 from erpo_verl.trainer.rollout import bypasses
 from erpo_verl.trainer.sampler import Sampler, SamplingStopped
-from erpo_verl.trainer.settings import changed, deciding, reads_reference, reads_reference_of_equal_outcomes
+from erpo_verl.trainer.settings import (
+    ADAPTER_KEYS,
+    changed,
+    deciding,
+    reads_reference,
+    reads_reference_of_equal_outcomes,
+)
 from erpo_verl.trainer.tracking import Tracking, append_line
 from erpo_verl.trainer.update import update
 from erpo_verl.trainer.validation import validate
@@ -310,6 +317,9 @@ class Trainer:
         parts = checkpoint.load(folder, CHECKPOINT_PARTS)
         extra = parts["extra"]
         path = self.settings.actor_rollout_ref.model.path
+        others = changed(extra.get("settings", {}), deciding(self.settings))
+        if adapters := [told for told in others if told.startswith(ADAPTER_KEYS)]:
+            raise checkpoint.CheckpointError(f"{folder} is of other adapters: {', '.join(adapters)}; give what the run began with")
         if extra.get("model", self.policy.start) != self.policy.start:
             raise checkpoint.CheckpointError(
                 f"{folder} does not fit actor_rollout_ref.model.path={path}: the run began with another model, which also is its "
@@ -318,7 +328,7 @@ class Trainer:
         try:
             self.policy.load_state({"model": parts["model"], "optimizer": parts["optimizer"], "scheduler": extra["scheduler"]})
         except (RuntimeError, KeyError, ValueError) as error:
-            raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path={path}: {error}") from error
+            raise checkpoint.CheckpointError(f"{folder} does not fit actor_rollout_ref.model.path={path}: {first_line(error)}") from error
         method, kept = method_of(self.settings), extra.get("credit", {"method": None, "state": None})
         if method.first_state is not None and kept["method"] != method.name:
             raise checkpoint.CheckpointError(
@@ -326,7 +336,7 @@ class Trainer:
                 "method that wrote it, or begin a new run from its weights"
             )
         self.credit_state = kept["state"] if kept["method"] == method.name else None
-        if self.accelerator.is_main_process and (others := changed(extra.get("settings", {}), deciding(self.settings))):
+        if self.accelerator.is_main_process and others:
             print(f"goes on with other settings than those of {folder}: {', '.join(others)}")
         self.resumed_from = str(folder)
         self.step, self.skipped_steps = extra["step"], extra["skipped_steps"]

@@ -261,6 +261,9 @@ _DECIDING = ("algorithm.", "actor_rollout_ref.", "data.", "reward.")
 _NOT_DECIDING = ("actor_rollout_ref.model.path", "data.train_files", "data.val_files", "data.val_max_samples", "actor_rollout_ref.rollout.val_kwargs.", "actor_rollout_ref.actor.checkpoint.")  # fmt: skip
 
 
+ADAPTER_KEYS = tuple(f"actor_rollout_ref.model.{name}" for name in ("lora_rank", "target_modules", "exclude_modules", "adapter"))
+
+
 def deciding(settings: DictConfig) -> dict[str, str]:
     """What decides how a policy is trained, for a checkpoint: key -> value as text. Model and data are told apart by their content."""
     leaves = _leaves(OmegaConf.to_container(settings))

@@ -103,4 +103,7 @@ def load_start_model(settings: DictConfig, parts: ModelParts) -> nn.Module:
 
 
 def _names(value: Any) -> Any:
+    """Names of modules as peft takes them: it reads a lone string as a pattern for the whole path, so that a plain name is a list of one."""
+    if isinstance(value, str) and value != "all-linear" and value.isidentifier():
+        return [value]
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -297,6 +297,7 @@ def test_comparison_of_two_models(evaluated, untrained, data, tmp_path, capsys) 
         (["--data", "nothing.parquet"], "nothing.parquet: no such file"),
         (["--engine", "vllm"], "--device cpu: only for --engine hf"),
         (["--compare", "nothing"], "nothing: no evaluation there"),
+        (["--out", "/proc/nowhere"], "--out /proc/nowhere: cannot be written"),
     ],
 )
 def test_bad_arguments_are_refused_before_a_model_is_loaded(

@@ -235,6 +235,9 @@ def test_verdicts_and_endpoints(tmp_path) -> None:
     found = comparison.compare(a, b, primary="length", secondary=["avg@2"])["conditions"][0]["rows"]
     assert {row["name"]: row["role"] for row in found if row["role"] != "descriptive"} == {"length": "primary", "avg@2": "secondary"}
     assert rows["length"]["verdict"] == "no verdict: all 12 pairs are equal" and rows["length"]["p_value"] is None
+    (alone,) = {row["source"] for row in found}  # by the name of the data set too, where it is the only one
+    named = comparison.compare(a, b, primary=f"{alone}:length", secondary=[f"{alone}:avg@2"])["conditions"][0]["rows"]
+    assert [row["role"] for row in named] == [row["role"] for row in found]
     found = comparison.compare(a, b, secondary=["none"])["conditions"][0]["rows"]
     assert [row["name"] for row in found if row["role"] != "descriptive"] == ["avg@2"]
     for arguments in ({"primary": "avg@3"}, {"secondary": ["avg@3"]}, {"primary": "none"}):

@@ -263,6 +263,12 @@ def test_engines_get_the_same_arms(sweep, tmp_path):
         *("data.seed=3", "actor_rollout_ref.rollout.seed=3", "actor_rollout_ref.actor.data_loader_seed=3"),
         *("trainer.experiment_name=gate_mean_one_only-s3", f"trainer.default_local_dir={run}"),
     ]
+    # DRY_RUN checks, and trains nothing.
+    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    code, said, errors = sweep(ENGINE="accelerate", LAUNCH="", CONFIG=str(config), PYTHON=str(echo), ARMS="grpo", SEEDS="5", DRY_RUN="1")
+    assert code == 0 and said.split()[-1] == "--check", errors
+    assert not (sweep.out / "grpo-s5").exists()
+    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$RUN_DIR/arguments.txt"; echo "{}" > "$RUN_DIR/metrics.jsonl"\n')
     code, _, errors = sweep(
         "data.train_batch_size=8", LAUNCH="", PYTHON=str(echo), ARMS="gate_mean_one_only", SEEDS="4", SKIP_CHECK="1"
     )

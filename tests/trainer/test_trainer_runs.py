@@ -351,13 +351,25 @@ def test_a_model_of_an_earlier_run_is_kept(task, model, tmp_path):
         (["reward.custom_reward_function.reward_kwargs.scale=2"], "unexpected keyword argument 'scale'"),
         (["reward.custom_reward_function.path=null", "reward.custom_reward_function.name=compute_score",
           "reward.custom_reward_function.reward_kwargs.overlong_limt=9"], "reward_kwargs: overlong_limt = 9: unknown key; the nearest known key is overlong_limit"),
-        (["actor_rollout_ref.model.lora_rank=2", "actor_rollout_ref.model.target_modules=nothing"], "target_modules=nothing"),
+        (["actor_rollout_ref.model.lora_rank=2", "actor_rollout_ref.model.target_modules=nothing"], "target_modules=['nothing']"),
+        (["actor_rollout_ref.model.lora_rank=2", "actor_rollout_ref.model.exclude_modules=nothing"], "no modules were excluded"),
+        (["trainer.rollout_data_dir=/proc/nowhere"], "trainer.rollout_data_dir=/proc/nowhere: cannot be made"),
         (["actor_rollout_ref.actor.optim.betas=[1]"], "optim.betas=[1]"),
     ],
 )
 def test_a_wrong_start_ends_with_one_line(task, model, tmp_path, overrides, message):
     assert message in run_here(command(tmp_path / "run", model, task, *overrides), 1)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_weights_that_are_not_finite_are_refused_by_the_tensors_name(task, model, tmp_path):
+    broken = tiny_model()
+    with torch.no_grad():
+        broken.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    shutil.copytree(model, tmp_path / "broken")
+    broken.save_pretrained(tmp_path / "broken")
+    output = run_here(command(tmp_path / "run", tmp_path / "broken", task), 1)
+    assert "broken" in output and "model.layers.0.mlp.up_proj.weight holds NaN or infinite values" in output
 
 
 def test_a_model_that_does_not_fit_its_tokenizer_or_is_damaged(task, model, tmp_path):
@@ -525,8 +537,11 @@ def test_a_pass_for_the_old_log_probs_gives_what_the_rollout_gave(whole, tmp_pat
 
 def test_lora_and_the_merged_export(task, model, tmp_path):
     out = tmp_path / "run"
-    run = command(out, model, task, "actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.actor.optim.lr=1e-2", *SAVING)
+    adapters = ("actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.exclude_modules=q_proj")
+    run = command(out, model, task, *adapters, "actor_rollout_ref.actor.optim.lr=1e-2", *SAVING)
     run_here([*run, "trainer.total_training_steps=2"])
+    told = run_here([*run, "actor_rollout_ref.model.lora_rank=2"], 1)
+    assert "is of other adapters: actor_rollout_ref.model.lora_rank was 4 and is 2" in told and told.count("\n") < 4
     run_here(run)
     run_here([*run, f"trainer.default_local_dir={tmp_path / 'whole'}"])
     assert same_weights(out / "model", tmp_path / "whole" / "model")
@@ -535,4 +550,4 @@ def test_lora_and_the_merged_export(task, model, tmp_path):
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
     assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
     state = torch.load(out / "global_step_4" / "model.pt", weights_only=True)
-    assert state and all("lora" in name for name in state)
+    assert state and all("lora" in name and "q_proj" not in name for name in state)

@@ -159,12 +159,15 @@ class Comparison:
     def _lists(self, gold_items: list[Tokens], answer_items: list[Tokens], gold: Tokens, answer: Tokens) -> bool:
         """Several values without brackets, at least on one side."""
         if any(map(parts.is_relation, gold_items + answer_items)) and (parts.is_set(gold) or parts.is_set(answer) or len(gold_items) != len(answer_items)):
-            return self._as_sets(gold_items, answer_items, *(True if "&&" in one else False if "||" in one else None for one in (gold, answer)))
-        if ("||" in gold) != ("||" in answer) and any(isinstance(token, Word) for token in gold) and len(gold_items) == len(answer_items):
+            return self._as_sets(gold_items, answer_items, _joined(gold), _joined(answer))
+        if ("||" in gold) != ("||" in answer) and any(map(self.is_text, gold_items)) and len(gold_items) == len(answer_items):
             return False  # Alice or Bob is not Alice and Bob
         if any(map(parts.is_relation, gold_items)) and {"||", "&&"} <= {*gold, *answer} and not {"||", "&&"} <= {*gold}:
             return False  # x>2 or x<-2 is not x>2 and x<-2
         gold_items, answer_items = parts.solutions_of(gold_items), parts.solutions_of(answer_items)
+        names = [[written(split(item, ("=",))[0]) for item in items if parts.value_behind_label(item)] for items in (gold_items, answer_items)]
+        if len(gold_items) == len(names[0]) == len(set(names[0])) == len(answer_items) > 1 and sorted(names[0]) == sorted(names[1]):
+            return ("||" in gold) == ("||" in answer) and self._all_meet(gold_items, [answer_items[names[1].index(name)] for name in names[0]], ordered=True)
         if len(gold_items) > 1 and len(answer_items) > 1:
             named = None not in map(parts.value_behind_label, gold_items) and not any(map(parts.value_behind_label, answer_items))
             return self._all_meet(gold_items, answer_items, self.policy.lists == "ordered" or named)
@@ -193,7 +196,7 @@ class Comparison:
 
     def _all_meet(self, gold: list[Tokens], answer: list[Tokens], ordered: bool = False) -> bool:
         """Whether each item of the gold has one of the answer's."""
-        if len(gold) != len(answer) or len(gold) > _MAX_ITEMS:
+        if len(gold) != len(answer) or not 0 < len(gold) <= _MAX_ITEMS:
             return False
         if ordered:
             return all(self.meets(left, right) for left, right in zip(gold, answer, strict=True))
@@ -240,16 +243,16 @@ class Comparison:
             return self._chain(gold, sides)
         labels = gold_sides[0], sides[0]
         if all(map(guard.is_label, labels)) and len(gold_sides) == 2:
-            if written(labels[0]).lower() == written(labels[1]).lower():
+            if written(labels[0]).lower().replace(", ", ",") == written(labels[1]).lower().replace(", ", ","):
                 return self._chain(gold_sides[1], sides)
             others = parts.renamed(*labels, sides)
             functions = any("(" in label for label in labels) and all("(" in label or label == ["y"] for label in labels)
-            figures = any(token[0].isdigit() for label in labels for token in label)
+            figures = any(token[0].isdigit() for label in labels if "(" in label for token in label[label.index("(") :])
             if others or (functions and not figures and (["y"] in labels or labels[0][1:] == labels[1][1:])):  # f(x) and y, f(x) and g(x)
                 return self._chain(gold_sides[1], others or sides)
             if figures and any("(" in label for label in labels):
                 return False  # f(2) is not f(3)
-        if len(gold_sides) == len(sides) == 2 and labels[0][:1] == ["("] and labels[0] != labels[1]:
+        if len(gold_sides) == len(sides) == 2 and labels[0][:1] == ["("] and split(labels[0][1:-1], (",", ";")) != split(labels[1][1:-1], (",", ";")):
             return False  # (x,y) is not (y,x)
         if len(sides) > 2 or len(gold_sides) > 2:
             return len(sides) == len(gold_sides) and self._all_meet(gold_sides, sides, ordered=True)
@@ -260,7 +263,7 @@ class Comparison:
         if len(sides) > 1 and sides[0] == sides[-1] and guard.is_label(sides[0]):
             return False  # x = x
         if not guard.is_task(gold) and self.policy.tasks == "refuse":
-            sides = [side for side in sides if not guard.is_task(side)] or sides  # the task is done
+            sides = [side for side in sides if not guard.begins_with_task(side)] or sides  # the task is done
         values = sides
         if guard.is_label(sides[0]) or (guard.is_quantity(sides[0]) and not guard.is_label(sides[-1])):
             values = sides[1:]
@@ -268,6 +271,8 @@ class Comparison:
             values = sides[:1]
         while len(values) > 1 and guard.is_label(values[0]):
             values = values[1:]  # x = y = 5
+        if not values:
+            raise Refused("unsolved")  # a name and a task are no value
         if len(values) > 1 and self.policy.chains == "refuse":
             raise Refused("chain")
         if all(self.meets(gold, side) for side in values):
@@ -282,8 +287,10 @@ class Comparison:
         """One value against one: brackets, then the maths in them."""
         builders = parts.builder(gold), parts.builder(answer)
         if all(builders):
-            return builders[0][0] == builders[1][0] and self._as_sets([builders[0][1]], [builders[1][1]])
-        gold, answer = parts.without_builder(gold), parts.without_builder(answer)
+            return builders[0][0] == builders[1][0] and self._as_sets(*(parts.items_of(one[1]) for one in builders), *(_joined(one[1]) for one in builders))
+        conditions = parts.without_builder(gold), parts.without_builder(answer)
+        if conditions != (gold, answer):
+            return self.meets(*conditions)  # x<3 or x>5
         relations = parts.is_relation(gold), parts.is_relation(answer)
         sets = parts.is_set(gold), parts.is_set(answer)
         if relations[0] != relations[1] and any(sets):
@@ -334,7 +341,7 @@ class Comparison:
 
     def _ask(self, gold: Tokens, answer: Tokens) -> bool:
         """math-verify's word on two values that it may be trusted with."""
-        if guard.side_by_side(answer) or not guard.known(answer):
+        if guard.side_by_side(answer) or not guard.known(answer) or (r"\infty" in answer and len(answer) > 2 and not parts.is_relation(answer)):
             raise Refused("unreadable")
         if not guard.known(gold) or guard.letters_differ(gold, answer) or guard.signature(gold) != guard.signature(answer):
             return False
@@ -345,6 +352,11 @@ class Comparison:
         if outcome in ("unreadable", "gold_unreadable"):
             raise Refused(outcome)
         return outcome == "right"
+
+
+def _joined(tokens: Tokens) -> bool | None:
+    """Whether values are joined by `and`; None by commas."""
+    return True if "&&" in tokens else False if "||" in tokens else None
 
 
 def _exact(tokens: Tokens) -> Tokens:

@@ -10,11 +10,12 @@ import itertools
 import re
 import zlib
 
-from .latex import ACCENTS, CLOSERS, OPENERS, PARTING, Tokens, Word, closing, split, written
-from .words import NEUTRAL, NUMBER_WORDS, word_set
+from .latex import ACCENTS, CLOSERS, GREEK_NAMES, OPENERS, PARTING, Tokens, Word, closing, split, written
+from .words import MAGNITUDES, NEUTRAL, NUMBER_WORDS, word_set
 
 _GREEK = word_set(r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \upsilon
     \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Sigma \Upsilon \Phi \Psi \Omega \ell""")
+_ALPHABET = [f"\\{name}" for name in GREEK_NAMES.split()]
 TRIGONOMETRY = word_set(r"\sin \cos \tan \cot \sec \csc")
 _FUNCTIONS = TRIGONOMETRY | word_set(r"\arcsin \arccos \arctan \sinh \cosh \tanh \log \ln \lg \exp \max \min \gcd \lcm \det \lim")
 _KNOWN = (
@@ -89,8 +90,12 @@ def as_parsed(tokens: Tokens) -> Tokens:
         elif token in (r"\gcd", r"\lcm") and tokens[place : place + 1] == ["("] and (end := closing(tokens, place)) > 0:
             arguments = split(tokens[place + 1 : end], (",", ";"))
             if any(part.isalpha() for argument in arguments for part in argument):
-                name = zlib.crc32(repr((token, sorted(map(written, arguments)))).encode())
-                out += [r"\Upsilon", "_", "{", str(name), "}"]
+                name = [r"\Upsilon", "_", "{", str(zlib.crc32(repr(sorted(map(written, arguments))).encode())), "}"]
+                if token == r"\lcm" and len(arguments) == 2:
+                    name = ["(", "(", *arguments[0], ")", r"\cdot", "(", *arguments[1], ")", "/", *name, ")"]
+                elif token == r"\lcm":
+                    name[0] = r"\Xi"
+                out += name
                 place = end + 1
                 continue
         out += [r"\cdot", token] if token == "(" and out and out[-1][-1].isdigit() else [token]
@@ -100,6 +105,12 @@ def as_parsed(tokens: Tokens) -> Tokens:
 def task_left(tokens: Tokens) -> bool:
     """Whether an integral, sum, product, limit or derivative is left to be done: on every side of an equation."""
     return all(map(is_task, split(tokens, ("=",))))
+
+
+def begins_with_task(tokens: Tokens) -> bool:
+    """Whether a side is a task that is done on the other side: no unknown stands before it."""
+    start = next((place for place, token in enumerate(tokens) if token not in ("-", r"\cdot", "(") and not token[0].isdigit()), 0)
+    return is_task(tokens) and (tokens[start] in _TASKS or tokens[start] == r"\frac")
 
 
 def is_task(tokens: Tokens) -> bool:
@@ -125,7 +136,8 @@ def letters_differ(gold: Tokens, answer: Tokens) -> bool:
         letters = "".join(one)
         if len(one) > 1 and all(token.isalpha() for token in one) and (len(one) > 2 or letters != letters.lower()):
             return True  # the same text has been found equal before
-    constant = {"c"} if gold[-2:] == ["+", "C"] else set()  # of an integral
+    integral = gold[-2:] == ["+", "C"] or any(pair[0] in "cC" and pair[1] in "ext" for pair in itertools.pairwise(gold))
+    constant = {"c"} if integral else set()
     for lower in {token.lower() for token in gold if token.isalpha() or token in _GREEK} - constant:
         used = [{token for token in one if token.lower() == lower} for one in (gold, answer)]
         if all(used) and used[0].isdisjoint(used[1]):
@@ -144,17 +156,19 @@ def is_choice(tokens: Tokens, leading: bool = False) -> str:
         return letters[0]
     if letters[:1] == ["("] and letters[2:3] == [")"] and len(letters[1]) == 1 and letters[1] in "ABCDEFGHIJ":
         rest = letters[3:]
-        others = any(token == "(" and rest[place + 1 : place + 2] and rest[place + 1] in "ABCDEFGHIJ" for place, token in enumerate(rest))
-        if not rest or (leading and not others and not any(token in (",", *PARTING) or token.lower() in _TURNING for token in rest)):
+        doubt = any(token in (",", *PARTING) or token in "ABCDEFGHIJ" or token.lower() in _NOT_THIS for token in rest)
+        if not rest or (leading and not doubt):
             return letters[1]
     return ""
 
 
 # ---------------------------------------------------------------------- labels
 
-# Words that make of what they stand at another value.
-_TURNING = word_set("""not twice thrice half double triple doubled tripled halved minus plus over squared cubed divided multiplied negative
-    opposite reciprocal inverse wrong incorrect false except never neither nor""")
+_NOT_THIS = word_set("not wrong incorrect false except never cannot eliminated ruled out probably maybe perhaps possibly")
+# Words that make of what stands behind them another value, alone or before one of the second set; and those that do it anywhere.
+_TURNING = word_set("""twice thrice half double triple quarter negative negation opposite reciprocal inverse square cube root minus""")
+_TURNED = word_set("the of that this it a an my answer root value result number total")
+_TURNING_ANYWHERE = word_set("not wrong incorrect false squared cubed doubled tripled halved plus minus divided multiplied")
 _VARIABLES = frozenset("xyznkmij")
 
 
@@ -164,8 +178,7 @@ def is_label(tokens: Tokens) -> bool:
     if not tokens or tokens == [r"\pi"]:
         return False
     if all(isinstance(token, Word) for token in tokens):
-        words = {token.lower() for token in tokens}
-        return len(tokens) <= 6 and not words & _TURNING and not ("times" in words and words & {*NUMBER_WORDS})
+        return len(tokens) <= 6 and not _turns([token.lower() for token in tokens])
     if tokens[0] in (r"\angle", r"\triangle", r"\max", r"\min", r"\sup", r"\inf") or tokens[:2] == ["m", r"\angle"]:
         outside = [token for place, token in enumerate(tokens) if tokens[place - 1] != r"\angle" and not _depth(tokens, place)]
         return not any(token in ("=", "-", "+", "/", r"\cdot", "^") or token[0].isdigit() for token in outside)
@@ -184,14 +197,32 @@ def _depth(tokens: Tokens, place: int) -> int:
     return sum((token in OPENERS) - (token in CLOSERS) for token in tokens[:place])
 
 
+def _turns(words: list[str]) -> bool:
+    """Whether words make of a quantity another one: half of it, one more than the answer."""
+    words = [word for place, word in enumerate(words) if place or word not in ("a", "an", "the")] or words
+    first = words[0] in NUMBER_WORDS or (words[0] in MAGNITUDES and words[1:2] == ["of"]) or (words[0] in _TURNING and (len(words) == 1 or words[1] in _TURNED))
+    compared = any(word in ("more", "less", "times") and words[place + 1 : place + 2] == ["than"] for place, word in enumerate(words))
+    return first or compared or not _TURNING_ANYWHERE.isdisjoint(words) or ("times" in words and not NUMBER_WORDS.keys().isdisjoint(words))
+
+
 def in_order(labels: list[Tokens]) -> list[int]:
-    """The places of labels in their order in a tuple: x, y, z and a, b, c by the alphabet, any others as they stand."""
-    letters = ["".join(label) for label in labels]
-    ordered = sorted(range(len(labels)), key=lambda place: letters[place])
-    row = all(len(letter) == 1 for letter in letters) and all(
-        ord(letters[after]) - ord(letters[before]) == 1 for before, after in itertools.pairwise(ordered)
-    )
+    """The places of labels in their order in a tuple: x, y, z and a, b, c and \\alpha, \\beta by the alphabet, x_1, x_2 by index, any others
+    as they stand."""
+    keys = [_key(label) for label in labels]
+    ordered = sorted(range(len(labels)), key=keys.__getitem__)
+    row = all(keys[after] == (keys[before][0], keys[before][1] + 1) for before, after in itertools.pairwise(ordered))
     return ordered if row else list(range(len(labels)))
+
+
+def _key(label: Tokens) -> tuple[str, int]:
+    """What letter or index a label is of its kind; labels of other kinds are no neighbours of any."""
+    if len(label) == 1 and len(label[0]) == 1:
+        return "", ord(label[0])
+    if len(label) == 1 and label[0] in _ALPHABET:
+        return "greek", _ALPHABET.index(label[0])
+    if len(label) == 5 and label[1:3] == ["_", "{"] and label[3].isdigit():
+        return label[0], int(label[3])
+    return "".join(label), 0
 
 
 def _is_argument(name: str, inner: Tokens) -> bool:
@@ -207,8 +238,10 @@ def _name(tokens: Tokens) -> int:
         place = closing(tokens, 1) + 1
         if not all(token.isalpha() or token in _GREEK for token in tokens[2 : place - 1]):
             return 0
-    elif not tokens or not (isinstance(tokens[0], Word) or (len(tokens[0]) == 1 and tokens[0].isalpha()) or tokens[0] in _GREEK):
-        return 0
+    else:
+        named = bool(tokens) and (isinstance(tokens[0], Word) or (len(tokens[0]) == 1 and tokens[0].isalpha()) or tokens[0] in _GREEK)
+        if not named or tokens[0].lower() in _TURNING:
+            return 0
     while place < len(tokens):
         token = tokens[place]
         end = closing(tokens, place + 1) if token in ("_", "^") else 0
@@ -230,9 +263,7 @@ def is_quantity(tokens: Tokens) -> bool:
     """Whether a side asks for the value of an expression of several unknowns (a + b, x^2 + y^2, f(1) + f(2), \\log_a b) or of an angle's
     sine, cosine, ...: then the other side is the value. With one unknown it would be an equation that hides the unknown's value."""
     tokens = [token for token in tokens if token != " "]
-    if tokens[:1] == ["("] and closing(tokens, 0) == len(tokens) - 1:
-        return False
-    if any(token == "-" and (not place or tokens[place - 1] in ("(", "{", r"\cdot", "+", "|", "/")) for place, token in enumerate(tokens)):
+    if is_task(tokens) or (tokens[:1] == ["("] and closing(tokens, 0) == len(tokens) - 1):
         return False
     if tokens[:1] and tokens[0] in TRIGONOMETRY:
         rest = tokens[1:]
@@ -240,9 +271,11 @@ def is_quantity(tokens: Tokens) -> bool:
             return False
         if rest[:1] and rest[0].isdigit():
             rest = rest[1:]
-        return bool(rest) and is_label(rest)
+        return bool(rest) and (is_label(rest) or (rest[0] == "(" and closing(rest, 0) == len(rest) - 1))
     names, place = set(), 0
     while place < len(tokens):
+        if tokens[place] == "-" and (not place or tokens[place - 1] in ("(", "{", r"\cdot", "+", "|", "/")):
+            return False
         size = _name(tokens[place:]) if not isinstance(tokens[place], Word) else 0
         while size and tokens[place].isupper() and tokens[place + size : place + size + 1] and tokens[place + size].isupper():
             size += 1  # AB is one length

@@ -24,17 +24,17 @@ Tokens = list[str]
 _TOKEN = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}|\\mathbb ?\{[A-Z]\}|\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[^\W\d_a-zA-Z]+|\d+(?:\.\d+)?|(?<!\d)\.\d+|.", re.DOTALL)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
-_GREEK_NAMES = "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon varphi chi psi omega"
+GREEK_NAMES = "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon varphi chi psi omega"
 _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
         "⁄": "/", "∕": "/", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≦": r"\leq ", "≧": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
         "°": r"^\circ ", "º": r"^\circ ", "℃": r"^\circ C", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "√": r"\sqrt ",
         "∛": r"\sqrt[3] ", "∗": r"\cdot ", "‒": "-", "˚": r"^\circ ", "∘": r"^\circ ", "⟨": "(", "⟩": ")", "⌊": r"\lfloor ", "⌋": r"\rfloor ",
-        "⌈": r"\lceil ", "⌉": r"\rceil ", "。": ".", "，": ",", "、": ",", "：": ":", "；": ";", "∅": r"\emptyset ",
+        "⇒": r"\Rightarrow ", "⩽": r"\leq ", "⩾": r"\geq ", "⌈": r"\lceil ", "⌉": r"\rceil ", "。": ".", "，": ",", "、": ",", "：": ":", "；": ";", "∅": r"\emptyset ",
         "〔": "[", "〕": "]", "∠": r"\angle ", "△": r"\triangle ", "…": r"\ldots ", "′": "'", "“": '"', "”": '"',
         **{letter: rf"\mathbb{{{unicodedata.normalize('NFKC', letter)}}}" for letter in "ℝℤℕℚℂ"},
-        **dict(zip("αβγδεζηθικλμνξπρστυφχψω", (rf"\{name} " for name in _GREEK_NAMES.split()), strict=True)),
+        **dict(zip("αβγδεζηθικλμνξπρστυφχψω", (rf"\{name} " for name in GREEK_NAMES.split()), strict=True)),
         **dict(zip("ΓΔΘΛΞΣΥΦΨΩ", (rf"\{name} " for name in ["Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"]), strict=True)),
     }
 )  # fmt: skip

@@ -101,8 +101,11 @@ def _same_complex(left: Basic | MatrixBase, right: Basic | MatrixBase) -> bool:
     units = {symbol: sympy.I for symbol in left.free_symbols | right.free_symbols if symbol.name == "i"}
     if not units or len(units) < len(left.free_symbols | right.free_symbols):
         return False
-    gap = (left - right).subs(units).evalf(30, chop=True)
-    return bool(gap.is_number and abs(gap) < 1e-20)
+    try:
+        gap = (left - right).subs(units).evalf(30, chop=True)
+        return bool(gap.is_number and gap.is_finite and abs(gap) < 1e-20)
+    except (TypeError, ValueError, ArithmeticError):
+        return False
 
 
 def equal_sets(gold: list[str], answer: list[str], both: tuple[bool | None, bool | None] = (False, False)) -> str:
@@ -124,7 +127,7 @@ def equal_sets(gold: list[str], answer: list[str], both: tuple[bool | None, bool
 
 
 def _union(texts: list[str], both: bool | None) -> sympy.Set | None:
-    sets, relations = [], 0
+    sets, relations, unknowns = [], 0, set()
     for text in texts:
         parsed = parse(text)
         if parsed is None:
@@ -133,12 +136,15 @@ def _union(texts: list[str], both: bool | None) -> sympy.Set | None:
             if len(parsed.free_symbols) != 1:
                 return None
             relations += 1
+            unknowns |= parsed.free_symbols
             parsed = _real(parsed).as_set()
         if isinstance(parsed, sympy.Tuple) and len(parsed) == 2:
             parsed = sympy.Interval.open(*parsed)
         sets.append(parsed if isinstance(parsed, sympy.Set) else sympy.FiniteSet(parsed))
+    if len(unknowns) > 1:
+        return None
     sets = [one.doit() for one in sets]
-    if both is not False and relations == len(sets) > 1:
+    if both is not False and relations and len(sets) > 1:
         together = sympy.Intersection(*sets)
         if both or not together.is_empty:
             return together

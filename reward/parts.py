@@ -7,8 +7,10 @@ import re
 from .guard import in_order, is_choice, is_label
 from .latex import PARTING, RELATIONS, Tokens, Word, closing, split, written
 from .plain import Number
+from .words import word_set
 
-_ARROWS = (r"\implies", r"\Rightarrow", r"\Longrightarrow")
+_ARROWS = (r"\implies", r"\Rightarrow", r"\Longrightarrow", r"\iff", r"\Leftrightarrow", r"\Longleftrightarrow")
+_SOME_ONLY = {",", *PARTING, *RELATIONS, *word_set("but otherwise except unless if when even odd not only rational irrational prime negative")}
 SET_SIGNS = (r"\cup", r"\cap", r"\setminus")
 
 
@@ -34,7 +36,7 @@ def items_of(tokens: Tokens) -> list[Tokens]:
     for part in parts:
         number = thousands(part)
         items += [number] if number and (len(parts) > 1 or len(number) > 1 + (number[0] == "-")) else split(part, (",",))
-    return [one for item in items for one in _both_signs(item)]
+    return [one for item in items for one in ([item] if item[:1] == [r"\{"] else _both_signs(item))]
 
 
 def _both_signs(tokens: Tokens) -> list[Tokens]:
@@ -68,7 +70,7 @@ def as_number(tokens: Tokens, other: Number | None, is_gold: bool) -> list[Token
     number = thousands(tokens)
     pattern = r"(-?0),(\d{3,})" if is_gold else r"(-?\d+),(\d+)"
     comma = re.fullmatch(pattern, written(tokens)) if other and other.places and not {*PARTING} & {*tokens} else None
-    return ([number] if number else []) + ([[f"{comma[1]}.{comma[2]}"]] if comma else [])
+    return [number] if number else [[f"{comma[1]}.{comma[2]}"]] if comma else []
 
 
 def solutions_of(items: list[Tokens]) -> list[Tokens]:
@@ -145,7 +147,7 @@ def without_choice(answer: Tokens) -> Tokens:
 
 def concluded(answer: Tokens) -> Tokens:
     """`2x=14 \\implies x=7` as `x=7`, `Area: 8` as `8`."""
-    *_, last = split(answer, _ARROWS)
+    *_, last = split(answer, () if r"\not" in answer else _ARROWS)
     head, *rest = split(last, (":", "is"))
     if len(rest) == 1 and all(isinstance(token, Word) for token in head) and is_label(head):
         last = rest[0]
@@ -157,7 +159,7 @@ def without_scope(answer: Tokens) -> Tokens:
     for place, token in enumerate(answer[:-1]):
         if place and token == "for" and isinstance(token, Word) and answer[place + 1] in ("all", "every", "any", "each"):
             said = {token.lower() for token in answer[place:]}
-            return answer if said & {",", *PARTING, "but", "otherwise", "except", "unless", "if", "when", "even", "odd", "not", "only"} else answer[:place]
+            return answer if said & _SOME_ONLY else answer[:place]
     return answer
 
 

@@ -19,8 +19,8 @@ _JOINTS = (
     "\\textbf", "\\text", "\\qquad", "\\quad", "\\to", "\\rightarrow", "and", "either", "or", "maybe", "perhaps", "possibly",
     "probably", "alternatively", "else", "\\neq", "\\ne", "but", "it could also be", "could also be",
 )
-_OR = re.compile(r"^[^\\]{0,20}\bor\b|^[^\\]*\\text\{ *or\b")
-_DOUBT = re.compile(r"\b(?:or|maybe|perhaps|possibly|probably|alternatively|could)\b", re.IGNORECASE)  # fmt: skip
+_OR = re.compile(r"^[\s$]*=|^[^\\]{0,20}\bor\b|^[^\\]*\\text\{ *or\b")
+_DOUBT = re.compile(r"\b(?:or|maybe|perhaps|possibly|probably|alternatively|could|might|vs|versus|unless|otherwise|another)\b", re.IGNORECASE)  # fmt: skip
 _MARKERS = ("####", "answer is", "answer:", "answer**:", "answer:**")
 Box = tuple[int, int, int, int]
 
@@ -141,8 +141,10 @@ def unwrap(answer: str) -> str:
 
 
 def _is_joint(between: str) -> bool:
-    """Whether the text between two boxes only lists them: signs, `and`, `or`, and words of doubt."""
+    """Whether the text between two boxes only lists them: signs, `and`, `or`; or says a word of doubt."""
     between = between.lower()
+    if _DOUBT.search(between):
+        return True
     for noise in _JOINTS:
         between = between.replace(noise, "")
     return not any(map(str.isalnum, between))

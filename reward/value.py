@@ -35,7 +35,8 @@ def atom_of(tokens: Tokens, units_of_letters: bool = False, nouns: bool = False,
     if tokens[len(sign) :] and tokens[len(sign)] in _CURRENCIES:
         unit = unit_of(tokens[len(sign) : len(sign) + 1])
         tokens = sign + tokens[len(sign) + 1 :]
-    while len(tokens) > 1 and isinstance(tokens[0], Word) and tokens[0].lower() in NEUTRAL:
+    asked = tokens[:1] and tokens[0].lower() == "find"  # find the value of p - q: the task
+    while len(tokens) > 1 and not asked and isinstance(tokens[0], Word) and tokens[0].lower() in NEUTRAL:
         tokens = trimmed(tokens[2:] if tokens[1] == ":" else tokens[1:])
     tokens = _number_words(tokens)
     start = next((place for place, token in enumerate(tokens) if isinstance(token, Word) or token in _CURRENCIES[:4]), None)
@@ -44,6 +45,8 @@ def atom_of(tokens: Tokens, units_of_letters: bool = False, nouns: bool = False,
             start -= 1
         before, tail = tokens[:start], tokens[start:]
         while tail and (size := MAGNITUDES.get(tail[0].lower()) or MAGNITUDES.get(tail[0].lower().removesuffix("s"))):
+            if size < 1 and (scale != 1 or len(tail) > 1):
+                break  # 3 hundred-thousandths are no 300 thousandths
             scale, tail = scale * size, tail[1:]
         if not tail or (len(tail) == 1 and tail[0].lower() in _ORDINALS):
             tokens = before
@@ -93,7 +96,7 @@ def converted(gold: Atom, answer: Atom, units: str) -> Atom:
 
 def _number_words(tokens: Tokens) -> Tokens:
     """`forty-two` as 42 where that is all, `10 choose 3` as a binomial."""
-    if isinstance(tokens[0], Word) and tokens[0].lower() in ("minus", "negative"):
+    if tokens and isinstance(tokens[0], Word) and tokens[0].lower() in ("minus", "negative"):
         tokens = ["-", *tokens[1:]]
     words = [token.lower() for token in tokens if token not in ("-", " ")]
     if 0 < len(words) <= 2 and all(isinstance(token, Word) or token in ("-", " ") for token in tokens):
@@ -175,7 +178,7 @@ def same_text(gold: Tokens, answer: Tokens) -> bool:
     def key(tokens: Tokens) -> str:
         kept = []
         for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
-            article = token.lower() in ("a", "an", "the") and isinstance(following, Word)
+            article = (token if kept else token.lower()) in ("a", "an", "the") and isinstance(following, Word)
             if not article and token != '"':
                 kept.append(";" if token in (",", "&&") else token if isinstance(token, Word) and len(token) <= 1 + figures else token.lower())
         while len(kept) > 1 and kept[-1] in (".", ";"):

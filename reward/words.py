@@ -35,7 +35,7 @@ _NOUNS = """way point student person people page side integer solution digit roo
     book apple orange marble ticket sheep car bag box boxes item piece customer friend team pupil question problem
     percentage-point 个 人 种 只 条 本 次 页 名 棵 块 件 辆"""
 _NEVER_PLAIN = word_set("in s h l j w v n k a m g pc rad am pm pa rs time zero")
-_CAPITALS = word_set("L mL ML J W V N K A Hz HZ Pa Rs C F KM Km CM Cm MM KG Kg AM PM Am Pm In Ft CMS KMS")
+_CAPITALS = word_set("L mL ML J W V N K A Hz HZ Pa Rs C F KM Km CM Cm KG Kg AM PM Am Pm In Ft FT Hr HR Mi MI Yd YD Lb LB")
 MAGNITUDES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15, "dozen": 12,
     "gross": 144, "lakh": 10**5, "crore": 10**7, "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000),

@@ -56,6 +56,18 @@ KINDS = [
     ("a+c", ["c+a"], ["a+C"]),
     # solved tasks, chains on several lines, factorials, conclusions
     ("9", [r"\int_0^3 x^2\,dx = 9", r"\begin{aligned}S&=3\cdot3\\&=9\end{aligned}", r"2x=18\implies x=9"], [r"\int_0^3 x^2\,dx", r"x=9\implies x=8"]),
+    # a name and a task are no value; neither is anything behind which nothing stands
+    ("42", [r"I=\int_0^1 84x\,dx=42"], [r"x=\int", r"I=\int_0^1 84x\,dx", r"\int_0^1 84x\,dx=I", r"2x\int_0^1 1\,dx=42", "x=", r"x=\$", r"\$", "x=y=z"]),
+    ("(1,2)", ["x_1=1,x_2=2", r"\alpha=1,\beta=2"], [r"x=1,y=\int", "x_2=1,x_1=2", r"\beta=1,\alpha=2"]),
+    ("2", [r"\frac{4}{2}"], [r"\frac{0}{i-i}", "0^{i}", r"i^{\infty}", r"\infty-\infty+i"]),
+    ("f(n)=n, g(n)=1", ["g(n)=1, f(n)=n"], ["f(n)=1, g(n)=n"]),
+    (r"\frac{14}{3}", [r"f(-2)+f(-1)=\frac{14}{3}", r"\tan(\alpha+\beta)=\frac{14}{3}"], [r"-x+0y=\frac{14}{3}"]),
+    (r"(-\infty,0)\cup(0,\infty)", [r"x\in\mathbb{R}, x\neq 0", r"\{x\mid x<0\text{ or }x>0\}"], [r"\{x\mid x<0\text{ and }x>0\}"]),
+    ("(2,5)", ["x>2, x<5"], ["x>2, y<5"]),
+    ("5", [r"\text{Double rooms}=5", r"\text{opposite side}=5"], [r"\text{one third of the area}=5", r"\text{half}(x)=5", r"\text{square root of it}=5",
+     r"\text{one more than the answer}=5", r"\text{square root: }5", r"2x=10\not\Rightarrow 5"]),
+    (r"x^2+ce^{-2x}", ["x^2+Ce^{-2x}"], ["x^2+e^{-2x}"]),
+    (r"\{1\pm\sqrt5,-2\}", [r"\{-2,1-\sqrt5,1+\sqrt5\}"], [r"\{-2,1+\sqrt5\}"]),
     ("120", ["5! = 120", "5!=120"], ["x!=120"]),
     (r"\frac12", [r"\frac12\text{ or }0.5"], [r"\frac12\text{ or }0.6"]),
 ]  # fmt: skip
@@ -74,6 +86,9 @@ def test_a_kind(judge: MathJudge, gold: str, right: list[str], wrong: list[str])
         (r"$\boxed{\frac12}$ or $\boxed{0.5}$", r"\frac12", True),
         (r"\boxed{7}" + "\n\nor maybe\n" + r"\boxed{8}", "8", False),
         (r"\boxed{7}. Alternatively \boxed{8}.", "8", False),
+        (r"\boxed{7} vs \boxed{8}", "8", False),
+        (r"\boxed{7}, unless it is \boxed{8}", "8", False),
+        (r"\boxed{7} = \boxed{7.0}", "7", True),
         (r"$\boxed{3}\ne\boxed{4}$", "4", False),
         (" or ".join(rf"\boxed{{{k}}}" for k in range(400)), "399", False),
     ],

@@ -4,7 +4,8 @@
 
 Responses are made from a grammar of LaTeX fragments, by repetition and by mutation of cases (the built-in ones, and those of the
 files: `solution_str` and `ground_truth`). Each goes the caller's whole road; requests to the workers are answered at once by a
-stand-in, so that any time spent is the caller's own. `--full` uses the workers too, and also watches their verdicts.
+stand-in, so that any time spent is the caller's own. `--full` uses the workers too: then a find is also a response that is right for two
+reference answers of different values, or that makes itself ungradeable though the reference answer can be read.
 
 A find is a response that raises, gets the verdict `failed`, takes more than LIMIT_S of processor time plus LIMIT_S for each million
 characters, or whose result holds a string longer than verdict.PRED_CHARS or a number that is not finite. Finds are printed, shortened
@@ -47,6 +48,9 @@ CASES = (
     ("<think>a</think>\\boxed{[0,1)\\cup(2,\\infty)}", "[0,1)"), ("\\boxed{\\text{Monday}}", "\\text{Monday}"), ("\\boxed{\\pm 2}", "2,-2"),
 )  # fmt: skip
 GOLDS = ("42", "2.5", "1/3", "x=5", "(1,2)", "\\{1,2\\}", "1,2", "\\text{even}", "50\\%", "[0,1)", "x^2+1", "10\\text{ cm}", "C", "")
+
+
+UNLIKE = ("42", "\\frac{14}{3}", "(1,2)", "\\{7,8\\}", "x=5", "f(x)=2x", "\\text{Monday}", "[0,1)", "3:4", "10\\text{ cm}", "x^2+C")  # no two have one value (a choice: (C) 42 meets both C and 42)
 
 
 def grown(rng: random.Random, depth: int) -> str:
@@ -116,6 +120,14 @@ def fault(judge: MathJudge, response: str, gold: str) -> str | None:
     return None
 
 
+def misjudged(judge: MathJudge, response: str) -> str | None:
+    """Which two unlike reference answers a response meets, or which one it makes unreadable; None where all is well."""
+    results = judge.score_many([(response, gold) for gold in UNLIKE])
+    right = [gold for gold, result in zip(UNLIKE, results, strict=True) if result["acc"]]
+    lost = [gold for gold, result in zip(UNLIKE, results, strict=True) if result["reason"] in (15, 19)]
+    return f"meets {right[0]} and {right[1]}" if len(right) > 1 else f"ungradeable beside {lost[0]}" if lost else None
+
+
 def shortened(response: str, gold: str, is_fault: Callable[[str, str], bool]) -> str:
     """The response with everything cut off that the fault does not need."""
     size = len(response) // 2
@@ -171,12 +183,14 @@ def main() -> int:
         if time.process_time() - started > args.seconds or len(finds) >= args.finds:
             break
         before = time.process_time()
-        why = fault(judge, response, gold)
+        why = (fault(judge, response, gold) or (misjudged(judge, response) if args.full else None))
         longest = max(longest, (time.process_time() - before, response[:120]))
         tried += 1
         if why:
             kind = why.split()[0]
-            short = shortened(response, gold, lambda text, other, kind=kind: (fault(judge, text, other) or "").startswith(kind))
+            short = shortened(
+                response, gold, lambda text, other, kind=kind: (fault(judge, text, other) or (args.full and misjudged(judge, text)) or "").startswith(kind)
+            )
             finds.append({"why": why, "response": short[:2000], "gold": gold})
             print(json.dumps(finds[-1]), flush=True)
     print(f"{tried} responses in {time.process_time() - started:.0f} s of processor time, {len(finds)} finds; longest {longest[0]:.3f} s "

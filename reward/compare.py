@@ -186,6 +186,9 @@ class Comparison:
         if not is_gold and "||" in answer and "&&" not in answer:  # 1/2 or 0.5: one value, said twice
             return all(self.meets(gold, item) for item in answer_items)
         bracketed = parts.bracket_of(single)
+        names = [split(item, ("=",))[0] for item in several if parts.value_behind_label(item)]
+        if any(names.count(name) > 1 for name in names):
+            return False  # x=1, x=2 is no point
         if not bracketed or any(len(item) == 1 and re.fullmatch("0\\d+", item[0]) for item in several):
             return False
         kind, items = bracketed
@@ -215,11 +218,17 @@ class Comparison:
         """Sets, intervals and relations of one unknown, as sets of numbers; `both`: see `mathverify.equal_sets`."""
         if self.policy.relations == "same_form":
             return False
+        self._refuse_task(gold, answer)
         bodies = [[parts.without_membership(parts.without_builder(item)) for item in items] for items in (gold, answer)]
         bodies = [[parts.value_behind_label(body) or body for body in items] for items in bodies]
         if not all(guard.known(body) for items in bodies for body in items):
             return False
         return self._said(mathverify.equal_sets(*(list(map(written, items)) for items in bodies), both or (False, False)))
+
+    def _refuse_task(self, gold: list[Tokens], answer: list[Tokens]) -> None:
+        """An inequality that is left to be solved, where the gold's are solved, is the task."""
+        if self.policy.tasks == "refuse" and all(map(parts.is_solved, gold)) and not all(map(parts.is_solved, answer)):
+            raise Refused("unsolved")
 
     # ---------------------------------------------------------------- equations and labels
 
@@ -297,6 +306,7 @@ class Comparison:
             return self._as_sets([gold], [answer])
         unknowns = [{token for token in one if token.isalpha()} for one in (gold, answer)]
         if all(relations) and unknowns[0] == unknowns[1]:
+            self._refuse_task([gold], [answer])
             return self._ask(gold, answer) or (len(unknowns[0]) == 1 and self._as_sets([gold], [answer]))
         brackets = parts.bracket_of(gold), parts.bracket_of(answer)
         if not all(brackets) and (all(sets) or any(sign in one for one in (gold, answer) for sign in parts.SET_SIGNS)):
@@ -341,7 +351,7 @@ class Comparison:
 
     def _ask(self, gold: Tokens, answer: Tokens) -> bool:
         """math-verify's word on two values that it may be trusted with."""
-        if guard.side_by_side(answer) or not guard.known(answer) or (r"\infty" in answer and len(answer) > 2 and not parts.is_relation(answer)):
+        if guard.side_by_side(answer) or not guard.known(answer) or (r"\infty" in answer and answer[:-1] not in ([], ["-"], ["+"]) and not parts.is_relation(answer)):
             raise Refused("unreadable")
         if not guard.known(gold) or guard.letters_differ(gold, answer) or guard.signature(gold) != guard.signature(answer):
             return False

@@ -145,6 +145,10 @@ def letters_differ(gold: Tokens, answer: Tokens) -> bool:
     return False
 
 
+def _letters_of_choices(token: str) -> bool:
+    return token != "a" and token.isalpha() and len(token) <= 5 and set(token.upper()) <= set("ABCDEFGHIJ")
+
+
 def is_choice(tokens: Tokens, leading: bool = False) -> str:
     """The letter of a multiple choice, '' for anything else; `leading`: also of `(C) 42` and `Option C`."""
     while leading and tokens and isinstance(tokens[0], Word) and tokens[0].lower() in ("option", "choice", "选", *NEUTRAL):
@@ -156,7 +160,7 @@ def is_choice(tokens: Tokens, leading: bool = False) -> str:
         return letters[0]
     if letters[:1] == ["("] and letters[2:3] == [")"] and len(letters[1]) == 1 and letters[1] in "ABCDEFGHIJ":
         rest = letters[3:]
-        doubt = any(token in (",", *PARTING) or token in "ABCDEFGHIJ" or token.lower() in _NOT_THIS for token in rest)
+        doubt = any(token in (",", "/", *PARTING) or token.lower() in _NOT_THIS or _letters_of_choices(token) for token in rest)
         if not rest or (leading and not doubt):
             return letters[1]
     return ""
@@ -168,7 +172,7 @@ _NOT_THIS = word_set("not wrong incorrect false except never cannot eliminated r
 # Words that make of what stands behind them another value, alone or before one of the second set; and those that do it anywhere.
 _TURNING = word_set("""twice thrice half double triple quarter negative negation opposite reciprocal inverse square cube root minus""")
 _TURNED = word_set("the of that this it a an my answer root value result number total")
-_TURNING_ANYWHERE = word_set("not wrong incorrect false squared cubed doubled tripled halved plus minus divided multiplied")
+_TURNING_ANYWHERE = word_set("not never cannot except excluding but wrong incorrect false squared cubed doubled tripled halved plus minus divided multiplied")
 _VARIABLES = frozenset("xyznkmij")
 
 
@@ -220,7 +224,7 @@ def _key(label: Tokens) -> tuple[str, int]:
         return "", ord(label[0])
     if len(label) == 1 and label[0] in _ALPHABET:
         return "greek", _ALPHABET.index(label[0])
-    if len(label) == 5 and label[1:3] == ["_", "{"] and label[3].isdigit():
+    if len(label) == 5 and label[1:3] == ["_", "{"] and label[3].isdecimal():
         return label[0], int(label[3])
     return "".join(label), 0
 

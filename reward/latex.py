@@ -98,7 +98,7 @@ def spelled(text: str) -> str:
     text = re.sub(r"^\s*\*\*(.*)\*\*\s*$", r"\1", text).replace("**", "^")
     text = re.sub("[¼-¾⅐-⅞]", lambda match: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", match[0]).split("⁄")), text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
-    text = "".join(str(unicodedata.digit(char)) if char.isdecimal() else char for char in text if char in "\n\t\r" or unicodedata.category(char) not in ("Cf", "Cc"))
+    text = "".join(str(unicodedata.digit(char)) if char.isdigit() else char for char in text if char in "\n\t\r" or unicodedata.category(char) not in ("Cf", "Cc"))
     text = re.sub(r"=\s*/\s*=|(?<=[^!\s\d)])!=|\s!\s*=|\\not\s*=|<>", r"\\neq ", text)  # 5! = 120 and n! = 120 are factorials
     text = re.sub(r"==+|:=", "=", text)
     text = re.sub(r"<\s*=|=\s*<", r"\\leq ", text)

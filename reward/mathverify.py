@@ -43,6 +43,7 @@ def mend() -> None:
     """Applies the mend of the module's docstring to this process."""
     logging.disable(logging.CRITICAL)
     grader.sympy_numeric_eq = _numeric_eq
+    grader.sympy_solve_and_compare = _solutions_eq
     latex2sympy2.PSParser = _Parser
 
 
@@ -116,21 +117,20 @@ def equal_sets(gold: list[str], answer: list[str], both: tuple[bool | None, bool
     """
     try:
         left, right = _union(gold, both[0]), _union(answer, both[1])
+        if left is None or right is None:
+            return "gold_unreadable" if left is None else "unreadable"
+        return "right" if left == right or sympy.SymmetricDifference(left, right).is_empty else "wrong"
     except MemoryError:
         raise
     except Exception:
         return "unreadable"
-    if left is None or right is None:
-        return "gold_unreadable" if left is None else "unreadable"
-    same = left == right or sympy.SymmetricDifference(left, right).is_empty
-    return "right" if same else "wrong"
 
 
 def _union(texts: list[str], both: bool | None) -> sympy.Set | None:
     sets, relations, unknowns = [], 0, set()
     for text in texts:
         parsed = parse(text)
-        if parsed is None:
+        if parsed is None or _meaningless(parsed):
             return None
         if isinstance(parsed, Relational) or grader.is_relation(parsed):
             if len(parsed.free_symbols) != 1:
@@ -140,11 +140,17 @@ def _union(texts: list[str], both: bool | None) -> sympy.Set | None:
             parsed = _real(parsed).as_set()
         if isinstance(parsed, sympy.Tuple) and len(parsed) == 2:
             parsed = sympy.Interval.open(*parsed)
-        sets.append(parsed if isinstance(parsed, sympy.Set) else sympy.FiniteSet(parsed))
+        if not isinstance(parsed, sympy.Set):
+            if both and len(texts) > 1:
+                return None  # a number and a relation hold together of nothing
+            parsed = sympy.FiniteSet(parsed)
+        sets.append(parsed.doit())
+        if sets[-1].is_empty and text.strip() not in (r"\emptyset", r"\{\}"):
+            return None  # [3,2) and x<x are no way of writing the empty set
     if len(unknowns) > 1:
         return None
-    sets = [one.doit() for one in sets]
-    if both is not False and relations and len(sets) > 1:
+    numbers = any(isinstance(one, sympy.FiniteSet) for one in sets)
+    if both is not False and relations and len(sets) > 1 and not numbers:
         together = sympy.Intersection(*sets)
         if both or not together.is_empty:
             return together
@@ -177,6 +183,16 @@ def _meaningless(parsed: Basic | MatrixBase) -> bool:
 def _trivial(parsed: Basic | MatrixBase) -> bool:
     """Whether an equation says nothing: 0 = 0."""
     return isinstance(parsed, sympy.Eq) and bool(grader.sympy_symbolic_eq(parsed.lhs, parsed.rhs))
+
+
+_solve_and_compare = grader.sympy_solve_and_compare
+
+
+def _solutions_eq(gold: Basic, answer: Basic, *precision: int) -> bool:
+    """Replaces math-verify's comparison of equations by their solutions: two that have none are not therefore one."""
+    if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) and not sympy.solve(gold, gold.free_symbols):
+        return False
+    return bool(_solve_and_compare(gold, answer, *precision))
 
 
 def _numeric_eq(gold: Any, answer: Any, _float_rounding: int, _numeric_precision: int) -> bool:

@@ -6,7 +6,7 @@ import re
 
 from .guard import in_order, is_choice, is_label
 from .latex import PARTING, RELATIONS, Tokens, Word, closing, split, written
-from .plain import Number
+from .plain import Number, read_number
 from .words import word_set
 
 _ARROWS = (r"\implies", r"\Rightarrow", r"\Longrightarrow", r"\iff", r"\Leftrightarrow", r"\Longleftrightarrow")
@@ -147,7 +147,10 @@ def without_choice(answer: Tokens) -> Tokens:
 
 def concluded(answer: Tokens) -> Tokens:
     """`2x=14 \\implies x=7` as `x=7`, `Area: 8` as `8`."""
-    *_, last = split(answer, () if r"\not" in answer else _ARROWS)
+    *steps, last = split(answer, () if r"\not" in answer else _ARROWS)
+    numbers = [number.value for part in (*steps, last) if (number := read_number(written(part)))]
+    if steps and len(set(numbers)) > 1:
+        return answer  # 41 \\implies 42
     head, *rest = split(last, (":", "is"))
     if len(rest) == 1 and all(isinstance(token, Word) for token in head) and is_label(head):
         last = rest[0]
@@ -174,6 +177,14 @@ def renamed(gold_label: Tokens, label: Tokens, sides: list[Tokens]) -> list[Toke
 
 def has_letters(tokens: Tokens) -> bool:
     return any(token.isalpha() for token in tokens)
+
+
+def is_solved(tokens: Tokens) -> bool:
+    """Whether a relation of one unknown has it alone: 1<x<2, -x>3 and |x|>3, not x^2<4 nor 2x>6. What is no such relation is."""
+    sides = split(without_membership(without_builder(trimmed(tokens))), tuple(RELATIONS))
+    unknowns = {token for side in sides for token in side if token.isalpha()} - {"e", "i"}
+    alone = [side for side in sides if is_label([token for token in trimmed(side) if token not in ("|", "-")])]
+    return len(sides) == 1 or len(unknowns) != 1 or (len(alone) == 1 and not any(unknowns & {*side} for side in sides if side not in alone))
 
 
 def is_relation(tokens: Tokens) -> bool:

@@ -68,6 +68,19 @@ KINDS = [
      r"\text{one more than the answer}=5", r"\text{square root: }5", r"2x=10\not\Rightarrow 5"]),
     (r"x^2+ce^{-2x}", ["x^2+Ce^{-2x}"], ["x^2+e^{-2x}"]),
     (r"\{1\pm\sqrt5,-2\}", [r"\{-2,1-\sqrt5,1+\sqrt5\}"], [r"\{-2,1+\sqrt5\}"]),
+    # the task copied: an inequality or an equation that is left to be solved
+    ("(-3,2)", ["-3<x<2", r"x>-3\text{ and }x<2"], [r"|x-1|+|x+2|<5", "x^2+x<6"]),
+    ("x>2", ["2<x"], ["2x>4"]),
+    (r"(-\infty,-2)\cup(2,\infty)", ["|x|>2", r"x<-2\text{ or }x>2"], ["x^2>4"]),
+    # what has no solution, and what has no value, is not all alike
+    ("x^2+1=0", ["x^2+1=0"], ["x^2+2=0", "e^x=0", "x+1=x", "1=2"]),
+    (r"\emptyset", [r"\varnothing"], ["[42,3)", r"1\text{ and }2\text{ and }x<3", "2<x<2"]),
+    ("[0,1)", ["0\\le x<1"], [r"(-\frac{0}{0},1)\cup[0,1)"]),
+    ("1,2", ["x_1=1, x_2=2", "x_➀=1, x_➁=2"], ["x_➀=1, x_➁=3"]),
+    ("A", [r"(A) \text{a dog}"], ["(A)(b)(c)(d)", "(A) / (b)", "A) b", r"A. \text{BD}"]),
+    ("(1,2)", ["x=1,y=2"], ["x=1,x=2"]),
+    ("42", [r"x=42\implies 42"], [r"41\implies 42", r"\text{never: }42", r"\text{cannot be}=42"]),
+    (r"\infty", ["+\\infty"], ["2\\infty", r"\infty!"]),
     ("120", ["5! = 120", "5!=120"], ["x!=120"]),
     (r"\frac12", [r"\frac12\text{ or }0.5"], [r"\frac12\text{ or }0.6"]),
 ]  # fmt: skip

@@ -68,7 +68,7 @@ def find_answer(text: str, config: RewardConfig) -> Found:
     answer = unwrap(text[content:end]) if end - content <= 2 * limit + 100 else None
     if not answer or len(answer) > limit:
         return Found(None, Reason.EMPTY if answer == "" else Reason.TOO_LONG, truncated, format_ok)
-    joined = join_adjacent(text, boxes, limit) if config.several_boxes == "auto" else None
+    joined = join_adjacent(text, boxes, limit, doubt=True) if config.several_boxes == "auto" else None
     between = text[boxes[-2][3] : boxes[-1][0]] if joined is not None else ""
     hedged = joined is not None and ("\n" not in between or _DOUBT.search(between) is not None)
     return Found(answer, None, truncated, format_ok, joined, hedged)
@@ -104,10 +104,11 @@ def find_boxes(text: str, start: int = 0) -> tuple[list[Box], bool]:
     return boxes, open_boxes > 0
 
 
-def join_adjacent(text: str, boxes: list[Box], limit: int) -> str | None:
+def join_adjacent(text: str, boxes: list[Box], limit: int, doubt: bool = False) -> str | None:
     """The last boxes as one list, as far back as only commas, `and` and `or` part them; None where that is one answer.
 
-    An answer that is said again counts once. '' once the list is longer than `limit` characters: several, and too long to be read.
+    `doubt`, for what a model wrote: words of doubt part them too, and an `or` or `=` between two is kept as `or`, so that all have to be
+    right where one answer is wanted. An answer that is said again counts once. '' once the list is longer than `limit` characters: several, and too long to be read.
     """
     parts: list[str] = []
     seen: set[str] = set()
@@ -120,10 +121,10 @@ def join_adjacent(text: str, boxes: list[Box], limit: int) -> str | None:
         part = unwrap(text[content:end])
         squeezed = "".join(part.split())
         if squeezed not in seen:
-            parts += [" or " if _OR.search(text[_after : _after + 60]) else ", ", part]
+            parts += [" or " if doubt and _OR.search(text[_after : _after + 60]) else ", ", part]
         seen.add(squeezed)
         gap = begin - boxes[place - 1][3] if place else 0
-        if place == 0 or gap > 60 or not _is_joint(text[begin - gap : begin]):
+        if place == 0 or gap > 60 or not (_is_joint(between := text[begin - gap : begin]) or (doubt and _DOUBT.search(between))):
             break
     return "".join(reversed(parts[1:])) if len(parts) > 2 else None
 
@@ -141,10 +142,8 @@ def unwrap(answer: str) -> str:
 
 
 def _is_joint(between: str) -> bool:
-    """Whether the text between two boxes only lists them: signs, `and`, `or`; or says a word of doubt."""
+    """Whether the text between two boxes only lists them: signs, `and`, `or`, and words of doubt."""
     between = between.lower()
-    if _DOUBT.search(between):
-        return True
     for noise in _JOINTS:
         between = between.replace(noise, "")
     return not any(map(str.isalnum, between))

@@ -183,6 +183,6 @@ def same_text(gold: Tokens, answer: Tokens) -> bool:
                 kept.append(";" if token in (",", "&&") else token if isinstance(token, Word) and len(token) <= 1 + figures else token.lower())
         while len(kept) > 1 and kept[-1] in (".", ";"):
             kept.pop()
-        return " ".join(word[:-1] if len(word) > 3 and word.isalpha() and word.endswith("s") else word for word in kept)
+        return "".join(word[:-1] if len(word) > 3 and word.isalpha() and word.endswith("s") else word for word in kept)
 
     return key(gold) == key(answer)

@@ -165,7 +165,7 @@ class Comparison:
         if any(map(parts.is_relation, gold_items)) and {"||", "&&"} <= {*gold, *answer} and not {"||", "&&"} <= {*gold}:
             return False  # x>2 or x<-2 is not x>2 and x<-2
         gold_items, answer_items = parts.solutions_of(gold_items), parts.solutions_of(answer_items)
-        names = [[written(split(item, ("=",))[0]) for item in items if parts.value_behind_label(item)] for items in (gold_items, answer_items)]
+        names = parts.labels_of(gold_items), parts.labels_of(answer_items)
         if len(gold_items) == len(names[0]) == len(set(names[0])) == len(answer_items) > 1 and sorted(names[0]) == sorted(names[1]):
             return ("||" in gold) == ("||" in answer) and self._all_meet(gold_items, [answer_items[names[1].index(name)] for name in names[0]], ordered=True)
         if len(gold_items) > 1 and len(answer_items) > 1:
@@ -186,8 +186,8 @@ class Comparison:
         if not is_gold and "||" in answer and "&&" not in answer:  # 1/2 or 0.5: one value, said twice
             return all(self.meets(gold, item) for item in answer_items)
         bracketed = parts.bracket_of(single)
-        names = [split(item, ("=",))[0] for item in several if parts.value_behind_label(item)]
-        if any(names.count(name) > 1 for name in names):
+        labels = parts.labels_of(several)
+        if len(set(labels)) < len(labels):
             return False  # x=1, x=2 is no point
         if not bracketed or any(len(item) == 1 and re.fullmatch("0\\d+", item[0]) for item in several):
             return False
@@ -251,8 +251,9 @@ class Comparison:
         if len(gold_sides) == 1:
             return self._chain(gold, sides)
         labels = gold_sides[0], sides[0]
+        same = len({written(label).lower().replace(", ", ",") for label in labels}) == 1  # (x,y) and (x, y)
         if all(map(guard.is_label, labels)) and len(gold_sides) == 2:
-            if written(labels[0]).lower().replace(", ", ",") == written(labels[1]).lower().replace(", ", ","):
+            if same:
                 return self._chain(gold_sides[1], sides)
             others = parts.renamed(*labels, sides)
             functions = any("(" in label for label in labels) and all("(" in label or label == ["y"] for label in labels)
@@ -261,7 +262,7 @@ class Comparison:
                 return self._chain(gold_sides[1], others or sides)
             if figures and any("(" in label for label in labels):
                 return False  # f(2) is not f(3)
-        if len(gold_sides) == len(sides) == 2 and labels[0][:1] == ["("] and split(labels[0][1:-1], (",", ";")) != split(labels[1][1:-1], (",", ";")):
+        if len(gold_sides) == len(sides) == 2 and labels[0][:1] == ["("] and not same:
             return False  # (x,y) is not (y,x)
         if len(sides) > 2 or len(gold_sides) > 2:
             return len(sides) == len(gold_sides) and self._all_meet(gold_sides, sides, ordered=True)

@@ -10,12 +10,11 @@ import itertools
 import re
 import zlib
 
-from .latex import ACCENTS, CLOSERS, GREEK_NAMES, OPENERS, PARTING, Tokens, Word, closing, split, written
+from .latex import ACCENTS, CLOSERS, GREEK, GREEK_CAPITALS, OPENERS, PARTING, Tokens, Word, closing, split, written
 from .words import MAGNITUDES, NEUTRAL, NUMBER_WORDS, word_set
 
-_GREEK = word_set(r"""\alpha \beta \gamma \delta \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma \tau \upsilon
-    \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Sigma \Upsilon \Phi \Psi \Omega \ell""")
-_ALPHABET = [f"\\{name}" for name in GREEK_NAMES.split()]
+_ALPHABET = [*GREEK.values()]
+_GREEK = frozenset([*_ALPHABET, *GREEK_CAPITALS.values(), r"\ell"]) - {r"\pi"}  # letters that may be a name
 TRIGONOMETRY = word_set(r"\sin \cos \tan \cot \sec \csc")
 _FUNCTIONS = TRIGONOMETRY | word_set(r"\arcsin \arccos \arctan \sinh \cosh \tanh \log \ln \lg \exp \max \min \gcd \lcm \det \lim")
 _KNOWN = (

@@ -24,7 +24,12 @@ Tokens = list[str]
 _TOKEN = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}|\\mathbb ?\{[A-Z]\}|\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[^\W\d_a-zA-Z]+|\d+(?:\.\d+)?|(?<!\d)\.\d+|.", re.DOTALL)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
-GREEK_NAMES = "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon varphi chi psi omega"
+_GREEK_NAMES = "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon varphi chi psi omega"
+GREEK = dict(zip("αβγδεζηθικλμνξπρστυφχψω", (rf"\{name}" for name in _GREEK_NAMES.split()), strict=True))
+GREEK_CAPITALS = {
+    "Γ": r"\Gamma", "Δ": r"\Delta", "Θ": r"\Theta", "Λ": r"\Lambda", "Ξ": r"\Xi", "Σ": r"\Sigma", "Υ": r"\Upsilon", "Φ": r"\Phi",
+    "Ψ": r"\Psi", "Ω": r"\Omega",
+}  # fmt: skip
 _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
@@ -34,8 +39,7 @@ _UNICODE = str.maketrans(
         "⇒": r"\Rightarrow ", "⩽": r"\leq ", "⩾": r"\geq ", "⌈": r"\lceil ", "⌉": r"\rceil ", "。": ".", "，": ",", "、": ",", "：": ":", "；": ";", "∅": r"\emptyset ",
         "〔": "[", "〕": "]", "∠": r"\angle ", "△": r"\triangle ", "…": r"\ldots ", "′": "'", "“": '"', "”": '"',
         **{letter: rf"\mathbb{{{unicodedata.normalize('NFKC', letter)}}}" for letter in "ℝℤℕℚℂ"},
-        **dict(zip("αβγδεζηθικλμνξπρστυφχψω", (rf"\{name} " for name in GREEK_NAMES.split()), strict=True)),
-        **dict(zip("ΓΔΘΛΞΣΥΦΨΩ", (rf"\{name} " for name in ["Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"]), strict=True)),
+        **{letter: command + " " for letter, command in (GREEK | GREEK_CAPITALS).items()},
     }
 )  # fmt: skip
 

@@ -53,6 +53,11 @@ def value_behind_label(tokens: Tokens) -> Tokens | None:
     return sides[1] if len(sides) == 2 and is_label(sides[0]) else None
 
 
+def labels_of(items: list[Tokens]) -> list[str]:
+    """The labels of those that have one."""
+    return [written(split(item, ("=",))[0]) for item in items if value_behind_label(item)]
+
+
 def thousands(tokens: Tokens) -> Tokens | None:
     """`1,234,567.8` (perhaps with a sign, a currency or a unit around it) with the number as one token, None for anything else."""
     places = [place for place, token in enumerate(tokens) if token == ","]
@@ -75,11 +80,10 @@ def as_number(tokens: Tokens, other: Number | None, is_gold: bool) -> list[Token
 
 def solutions_of(items: list[Tokens]) -> list[Tokens]:
     """`x=1,y=2,x=3,y=4` as tuples, `y=2,x=1` as `x=1,y=2`: labelled values whose labels repeat are solutions."""
-    values = [value_behind_label(item) for item in items]
-    if len(items) < 2 or None in values:
+    if len(items) < 2 or not all(map(value_behind_label, items)):
         return items
     items = [items[place] for place in in_order([split(item, ("=",))[0] for item in items])]
-    labels = [written(split(item, ("=",))[0]) for item in items]
+    labels, values = labels_of(items), [value_behind_label(item) for item in items]
     period = labels.index(labels[0], 1) if labels[0] in labels[1:] else len(labels)
     if period == 1 or labels != labels[:period] * (len(labels) // period) or period == len(labels):
         return items

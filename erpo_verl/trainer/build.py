@@ -206,7 +206,6 @@ def _prepare(folder: Path, trainer: DictConfig, accelerator: Accelerator) -> Pat
             "run: give it a folder of its own (trainer.default_local_dir), or remove them"
         )
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         checkpoint.clean(folder)
         metrics = folder / METRICS
         if found is None:
